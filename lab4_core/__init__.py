@@ -1,0 +1,35 @@
+"""Conditional VAEs that predict video: models, training step, rollouts and the tools around them.
+
+Public names are loaded on first use, so importing the package does not import torch.
+"""
+
+import importlib
+
+_WHERE = {
+    "Lab4Error": "errors",
+    "Config": "config",
+    "register": "registry",
+    "load_config": "presets",
+    "load_data": "data",
+    "train": "engine",
+    "evaluate": "predict",
+    "rollout": "predict",
+    "test": "predict",
+    "load_run": "predict",
+    "load_model": "predict",
+    "predict": "predict",
+    "Run": "runlog",
+    "Video": "media",
+}
+__all__ = sorted(_WHERE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"lab4_core.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'lab4_core' has no attribute {name!r}")
+
+
+def __dir__():
+    return [*__all__, "__version__"]

@@ -1,0 +1,79 @@
+"""Where a training run stands: which epoch, which batch, and what the schedules are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab4_core.config import Config
+from lab4_core.data.windows import Windows
+
+MINUTES_RESOLUTION = 10_000  # steps the schedules see in a run that is measured in minutes
+
+
+@dataclass(frozen=True)
+class Position:
+    """epoch of epochs and step of steps are what schedules are called with; the batch is number `index` of pass
+    `pass_index` over `windows`."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    windows: Windows
+    pass_index: int
+    index: int
+
+    def of(self, schedule) -> float:
+        """The value of a schedule here, counted in the schedule's own unit."""
+        if schedule.unit == "epoch":
+            return schedule(self.epoch, self.epochs)
+        return schedule(self.step, self.steps)
+
+
+class Clock:
+    """A run is as long as its epochs, or as its `steps`, or as its `minutes`; in the latter two the epochs are
+    periods of equal length, and all schedules are stretched over them.
+
+    Raises `Lab4Error` when no training clip is as long as a window.
+    """
+
+    def __init__(self, cfg: Config, spans: list[tuple[int, int]]):
+        self.cfg = cfg
+
+        def windows(share: float) -> Windows:
+            return Windows(spans=spans, n_frames=cfg.n_frames, batch_size=cfg.batch_size, seed=cfg.seed,
+                           mode=cfg.windows, shuffle=cfg.shuffle, share=share)  # fmt: skip
+
+        self.full = windows(cfg.partial)
+        self.fast = windows(cfg.fast_partial) if cfg.fast_epochs else self.full
+        self._fast_steps = min(cfg.fast_epochs, cfg.epochs) * self.fast.batches_per_pass
+        slow = max(0, cfg.epochs - cfg.fast_epochs)
+        self.total = cfg.steps or self._fast_steps + slow * self.full.batches_per_pass
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """How much of the run is done, in [0, 1] and beyond."""
+        return seconds / (60 * self.cfg.minutes) if self.cfg.minutes else step / self.total
+
+    def at(self, step: int, seconds: float) -> Position | None:
+        """The position after `step` optimizer steps and `seconds` of the run; None when it is over."""
+        if self.fraction(step, seconds) >= 1:
+            return None
+        if self.cfg.steps or self.cfg.minutes:
+            return self._stretched(step, seconds)
+        if step < self._fast_steps:
+            epoch, index = divmod(step, self.fast.batches_per_pass)
+        else:
+            epoch, index = divmod(step - self._fast_steps, self.full.batches_per_pass)
+            epoch += self.cfg.fast_epochs
+        return Position(epoch, self.cfg.epochs, step, self.total, self._windows(epoch), epoch, index)
+
+    def _stretched(self, step: int, seconds: float) -> Position:
+        fraction = self.fraction(step, seconds)
+        epoch = int(fraction * self.cfg.epochs)
+        windows = self._windows(epoch)
+        pass_index, index = divmod(step, windows.batches_per_pass)
+        steps = MINUTES_RESOLUTION if self.cfg.minutes else self.total
+        return Position(epoch, self.cfg.epochs, int(fraction * steps), steps, windows, pass_index, index)
+
+    def _windows(self, epoch: int) -> Windows:
+        return self.fast if epoch < self.cfg.fast_epochs else self.full

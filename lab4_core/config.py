@@ -1,0 +1,144 @@
+"""What a run is: one frozen dataclass that notebooks, the command line, sweeps and checkpoints share.
+
+Defaults are the lab's own. A preset is a recipe (model and how it is trained), a profile is an amount
+of work; both are nothing but dicts of overrides, in `presets.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from lab4_core import registry
+from lab4_core.errors import unknown
+from lab4_core.registry import check
+
+
+def opt(default: Any, help: str) -> Any:
+    """A field with the sentence that `--help` and the docs show for it."""
+    return field(default=default, metadata={"help": help})
+
+
+def part(family: str, default: Any, help: str) -> Any:
+    """A field that holds a registered part (or a tuple of them). The default is a name or a dict."""
+    return field(
+        default_factory=lambda: tuple(registry.build(family, d) for d in default)
+        if isinstance(default, tuple)
+        else registry.build(family, default),
+        metadata={"help": help, "family": family, "default": default},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run computes. Raises `Lab4Error` for a value out of range."""
+
+    name: str = opt("run", "a word for the run's folder")
+    seed: int = opt(0, "seed of weights, data order, noise and teacher-forcing draws")
+
+    model: Annotated[Any, "model"] = part("model", "lab", "the network")
+    data: Annotated[Any, "data"] = part("data", "dancer", "the dataset")
+    loss: Annotated[Any, "loss"] = part("loss", "elbo", "reconstruction + beta x KL")
+    annealing: Annotated[Any, "annealing"] = part("annealing", "cyclical", "beta over training")
+    teacher_forcing: Annotated[Any, "teacher_forcing"] = part(
+        "teacher_forcing", "linear", "share of ground truth in the next input"
+    )
+    optimizer: Annotated[Any, "optimizer"] = part("optimizer", "adam", "the optimizer and its learning rate")
+    lr_schedule: Annotated[Any, "lr_schedule"] = part(
+        "lr_schedule", "multistep", "factor on the learning rate over training"
+    )
+    strategies: Annotated[tuple, "strategy"] = part("strategy", (), "further training strategies, in order")
+
+    detach: bool = opt(True, "cut the gradient at the previous prediction before it is fed back")
+    grad_clip: float = opt(1.0, "largest gradient norm; 0 does not clip")
+
+    n_past: int = opt(1, "given frames at the start of a clip")
+    n_frames: int = opt(16, "frames of a training clip, the given ones included")
+    windows: Literal["fixed", "random"] = opt(
+        "fixed", "fixed: clips one after the other, no overlap; random: start anywhere, never across a known cut"
+    )
+    shuffle: bool = opt(False, "fixed windows in a new order every epoch")
+    batch_size: int = opt(2, "clips in a batch")
+    epochs: int = opt(70, "epochs; with steps or minutes set, the number of periods the schedules see and the log has")
+    steps: int | None = opt(None, "train for this many optimizer steps; the schedules are stretched over them")
+    minutes: float | None = opt(None, "train for this many minutes of wall time; the schedules are stretched over them")
+    partial: float = opt(1.0, "share of the training frames to use, from the first on")
+    fast_partial: float = opt(0.4, "share of the training frames used during the fast epochs")
+    fast_epochs: int = opt(0, "first epochs that use only fast_partial of the frames")
+
+    eval_every: int = opt(1, "epochs between evaluations on the validation clip; 0 evaluates only at the end")
+    eval_frames: int = opt(630, "frames of an evaluation clip, the given ones included")
+    eval_samples: int = opt(1, "rollouts with different z averaged per clip in the reported score")
+    z_scale: float = opt(1.0, "standard deviation of z at test time (1: the prior itself)")
+    save_every: int = opt(1, "epochs between checkpoints")
+
+    device: str = opt("auto", "cpu, cuda, cuda:1, mps or auto (cuda when there is one)")
+    precision: Literal["auto", "fp32", "bf16"] = opt("auto", "arithmetic of training; metrics are always fp32")
+
+    def __post_init__(self):
+        at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,
+                    "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0}  # fmt: skip
+        for name, low in at_least.items():
+            check(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
+        for name in ("partial", "fast_partial"):
+            check(0 < getattr(self, name) <= 1, name, getattr(self, name), "a share in (0, 1]")
+        for name in ("steps", "minutes"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "more than 0, or nothing")
+        check(self.steps is None or self.minutes is None, "steps and minutes", (self.steps, self.minutes),
+              "at most one of them")  # fmt: skip
+        check(self.n_frames > self.n_past, "n_frames", self.n_frames, f"more than n_past = {self.n_past}")
+        check(self.eval_frames > self.n_past, "eval_frames", self.eval_frames, f"more than n_past = {self.n_past}")
+        check(bool(self.name) and all(c.isalnum() or c in "-_." for c in self.name) and self.name[0] != ".",
+              "name", self.name, "letters, digits, '-', '_' and '.'")  # fmt: skip
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Config:
+        """A checked `Config` from plain values. Keys are field names, or `part.field` for one value of a part.
+
+        Raises `Lab4Error` for an unknown key (with the nearest name), a wrong type or a value out of range.
+        """
+        return registry.from_dict(Config, merge(values), where="the configuration")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `Config.from_dict(cfg.to_dict()) == cfg`."""
+        return {f.name: registry.plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def replace(self, **values: Any) -> Config:
+        """A copy with some fields changed; values as in `from_dict` (`**{"annealing.cycles": 4}`)."""
+        return Config.from_dict({**self.to_dict(), **values})
+
+    def fingerprint(self, digest: str = "") -> str:
+        """12 hex digits of what the run computes: the configuration without its name, and the data's own digest.
+
+        Two runs with one fingerprint are one run: `train` returns the finished one instead of repeating it.
+        Where the data lie does not count (their content does), nor does the machine.
+        """
+        values = {k: v for k, v in self.to_dict().items() if k not in ("name", "device", "data", "save_every")}
+        text = json.dumps([values, digest], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def merge(values: dict[str, Any]) -> dict[str, Any]:
+    """Fold `part.field` keys into their part's dict: {"annealing.cycles": 4} -> {"annealing": {"kind": …, "cycles": 4}}.
+
+    A key without a dot sets the whole part first, in whatever order the keys come.
+    """
+    fields = {f.name: f for f in dataclasses.fields(Config)}
+    merged = {k: v for k, v in values.items() if "." not in k}
+    for name in merged:
+        if name not in fields:
+            raise unknown("field of the configuration", name, fields)
+    for key, value in values.items():
+        if "." not in key:
+            continue
+        name, _, inner = key.partition(".")
+        if name not in fields or "family" not in fields[name].metadata or name == "strategies":
+            raise unknown("part of the configuration", name, [n for n, f in fields.items() if "family" in f.metadata])
+        whole = merged.get(name, fields[name].metadata["default"])
+        whole = registry.spec_of(registry.build(fields[name].metadata["family"], whole))
+        merged[name] = {**whole, inner: value}
+    return merged

@@ -1,0 +1,328 @@
+"""The dancer's motion: a choreography of joint angles, and the skeleton they put into space.
+
+World in metres: x to the right of the picture, y up from the floor, z away from the camera. Angles in degrees.
+yaw 0 faces the camera, 90 the right edge of the picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+REST = {
+    "x": 0.0, "z": 5.0, "yaw": 0.0,  # where on the floor, facing where
+    "lean": 2.0, "bend": 0.0, "twist": 0.0, "nod": 0.0, "look": 0.0,  # spine forward, sideways; shoulders; head
+} | {f"{side}_{angle}": value for side in "lr" for angle, value in {
+    "arm": 0.0, "out": 9.0, "elbow": 14.0, "roll": 10.0,  # upper arm forward, sideways; forearm, and into which plane
+    "hip": 0.0, "apart": 3.0, "knee": 2.0,  # thigh forward, sideways; shin back
+}.items()}  # fmt: skip
+PLACE = ("x", "z", "yaw")
+
+THIGH, SHIN, ANKLE, SPINE, UPPER_ARM, FOREARM = 0.45, 0.43, 0.08, 0.52, 0.29, 0.26
+SHOULDER, HIP = 0.19, 0.09  # half the width
+STRIDE = 1.45  # metres a cycle of two steps
+
+
+class Choreography:
+    """A list of keyframes that is written forwards: `to` adds one, `hold` repeats the last."""
+
+    def __init__(self, start: dict[str, float]):
+        self.state = REST | start
+        self.frames, self.keys = [0], [self.state]
+
+    @property
+    def length(self) -> int:
+        return self.frames[-1]
+
+    def to(self, frames: float, **changes: float) -> None:
+        """In so many frames reach the present state with these changes. `arm=`, `hip=`, … move both sides."""
+        both = {f"{side}_{k}": v for k, v in changes.items() if k not in REST for side in "lr"}
+        self.state = self.state | both | {k: v for k, v in changes.items() if k in REST}
+        self.frames.append(self.frames[-1] + max(1, round(frames)))
+        self.keys.append(self.state)
+
+    def rest(self, frames: float) -> None:
+        """Back to standing with arms down, where and facing as now."""
+        self.to(frames, **{k: v for k, v in REST.items() if k not in PLACE})
+
+    def hold(self, frames: float) -> None:
+        self.to(frames)
+
+    def face(self, yaw: float) -> None:
+        """Turn on the spot, the short way, at about 4 degrees a frame."""
+        turn = (yaw - self.state["yaw"] + 180) % 360 - 180
+        self.to(6 + abs(turn) / 4.5, yaw=self.state["yaw"] + turn)
+
+    def walk(self, x: float, z: float, speed: float) -> None:
+        """Turn towards a place and walk there, `speed` metres a frame."""
+        dx, dz = x - self.state["x"], z - self.state["z"]
+        if np.hypot(dx, dz) > 0.1:
+            self.face(np.degrees(np.arctan2(dx, -dz)))
+            self.to(np.hypot(dx, dz) / speed, x=x, z=z)
+
+
+# ------------------------------------------------------------------ what the dancer can do
+# Each writes one action; the draws of `rng` vary its sides, sizes and times.
+
+
+def raise_arms(c, rng):
+    up = rng.uniform(135, 168)
+    c.to(rng.integers(14, 24), out=up, elbow=rng.uniform(5, 60), roll=-90)
+    c.hold(rng.integers(6, 18))
+    if rng.random() < 0.5:
+        c.to(12, bend=rng.choice([-14, 14]))
+        c.to(14, bend=0)
+    c.rest(rng.integers(14, 22))
+
+
+def wave(c, rng):
+    s, side = rng.choice(["l", "r"]), {}
+    side[f"{s}_out"], side[f"{s}_roll"] = 80, -90
+    c.to(16, **side, **{f"{s}_elbow": 70})
+    for _ in range(rng.integers(2, 4)):
+        c.to(8, **{f"{s}_elbow": 110})
+        c.to(8, **{f"{s}_elbow": 45})
+    c.rest(16)
+
+
+def spread(c, rng):
+    for _ in range(rng.integers(1, 3)):
+        c.to(13, out=rng.uniform(75, 95), elbow=6)
+        c.hold(rng.integers(3, 10))
+        c.to(13, out=12, arm=rng.uniform(0, 60), elbow=rng.uniform(20, 90))
+    c.rest(12)
+
+
+def reach(c, rng):
+    s = rng.choice([90.0, -90.0, 0.0, 50.0, -50.0])
+    c.face(s)
+    c.to(20, lean=rng.uniform(35, 65), arm=rng.uniform(50, 110), elbow=8, hip=rng.uniform(5, 25), knee=25, nod=10)
+    c.hold(rng.integers(6, 14))
+    c.rest(20)
+
+
+def hands_forward(c, rng):
+    c.face(rng.choice([90.0, -90.0, 0.0]))
+    c.to(15, arm=rng.uniform(20, 50), elbow=rng.uniform(60, 95), roll=30, out=5)
+    for _ in range(rng.integers(1, 3)):
+        c.to(9, arm=rng.uniform(50, 85), elbow=25)
+        c.to(9, arm=25, elbow=90)
+    c.rest(14)
+
+
+def lift_knee(c, rng):
+    if rng.random() < 0.6:
+        c.face(rng.choice([90.0, -90.0, 0.0]))
+    for s in rng.permutation(["l", "r"])[: rng.integers(1, 3)]:
+        other = "r" if s == "l" else "l"
+        c.to(13, **{f"{s}_hip": rng.uniform(60, 95), f"{s}_knee": rng.uniform(70, 105), f"{other}_arm": 40})
+        if rng.random() < 0.4:
+            c.to(8, **{f"{s}_knee": 15})
+        c.to(13, **{f"{s}_hip": 0, f"{s}_knee": 2, f"{other}_arm": 0})
+
+
+def squat(c, rng):
+    c.to(20, hip=rng.uniform(70, 105), knee=rng.uniform(95, 120), lean=25, arm=rng.uniform(20, 80), apart=12)
+    c.hold(rng.integers(5, 14))
+    c.rest(20)
+
+
+def sit(c, rng):
+    c.face(rng.choice([90.0, -90.0, 40.0, -40.0]))
+    c.to(28, hip=122, knee=116, lean=8, arm=35, elbow=40)
+    c.hold(rng.integers(15, 30))
+    c.rest(28)
+
+
+def lunge(c, rng):
+    c.face(rng.choice([90.0, -90.0]))
+    front, back = rng.permutation(["l", "r"])
+    deep = rng.uniform(0.6, 1)
+    step = 0.35 * np.sign(np.sin(np.radians(c.state["yaw"])))
+    c.to(18, x=c.state["x"] + step, lean=22 * deep, **{
+        f"{front}_hip": 78 * deep, f"{front}_knee": 75 * deep, f"{back}_hip": -38 * deep, f"{back}_knee": 35 * deep,
+        f"{back}_arm": 45, f"{front}_arm": -30, f"{back}_elbow": 60})  # fmt: skip
+    c.hold(rng.integers(8, 16))
+    c.rest(18)
+
+
+def kneel(c, rng):
+    c.face(rng.choice([90.0, -90.0, 30.0]))
+    front, back = rng.permutation(["l", "r"])
+    c.to(24, lean=rng.uniform(5, 30), elbow=40, **{
+        f"{front}_hip": 88, f"{front}_knee": 88, f"{back}_hip": -4, f"{back}_knee": 92, f"{front}_arm": 30})  # fmt: skip
+    c.hold(rng.integers(12, 24))
+    c.rest(24)
+
+
+def turn(c, rng):
+    for yaw in rng.permutation([0.0, 90.0, 180.0, 270.0])[:2]:
+        c.face(yaw)
+        c.hold(rng.integers(6, 14))
+
+
+def sway(c, rng):
+    for s in (1, -1) * int(rng.integers(1, 3)):
+        c.to(13, x=c.state["x"] + 0.13 * s, bend=9 * s, twist=15 * s, arm=20, l_out=30, r_out=30)
+    c.rest(12)
+
+
+def walk(c, rng):
+    x = rng.uniform(0.6, 2.0) * (-1 if c.state["x"] > rng.uniform(-0.4, 0.4) else 1)
+    c.walk(x, rng.uniform(4.3, 5.5), rng.uniform(0.03, 0.05))
+    if rng.random() < 0.7:
+        c.face(rng.choice([0.0, 0.0, 30.0, -30.0]))
+
+
+def pace(c, rng):
+    c.walk(c.state["x"] + rng.uniform(0.4, 0.8) * (-1 if c.state["x"] > 0 else 1), c.state["z"], 0.03)
+    c.face(rng.choice([0.0, 0.0, 30.0, -30.0]))
+
+
+def approach(c, rng):
+    back = c.state["x"], c.state["z"]
+    c.walk(rng.uniform(-0.3, 0.3), rng.uniform(1.6, 2.6), 0.045)
+    c.face(rng.choice([0.0, 25.0, -25.0]))
+    c.hold(rng.integers(8, 20))
+    c.walk(*back, 0.045)
+    c.face(0)
+
+
+def leave(c, rng):
+    side = -1 if c.state["x"] < rng.uniform(-0.5, 0.5) else 1
+    c.walk(3.3 * side, rng.uniform(4.6, 5.2), 0.05)
+    c.hold(rng.integers(5, 15))
+    c.walk(rng.uniform(-0.8, 0.8), rng.uniform(4.5, 5.2), 0.05)
+    c.face(0)
+
+
+LIVELY = (raise_arms, wave, spread, reach, hands_forward, lift_knee, squat, sit, lunge, kneel, turn, sway, walk, walk,
+          approach, leave)  # fmt: skip
+CALM = (raise_arms, wave, spread, hands_forward, lift_knee, squat, turn, sway, reach, pace, pace)
+
+
+def choreograph(frames: int, rng: np.random.Generator, calm: bool = False) -> dict[str, np.ndarray]:
+    """Angles and places (T,) of one clip: the actions in an order drawn by `rng`, each once before any comes again.
+
+    calm: without the actions that cross the floor, come close or leave.
+    """
+    c = Choreography({"x": rng.uniform(-0.7, 0.7) * (0.4 if calm else 1), "z": rng.uniform(4.7, 5.2), "yaw": rng.uniform(-15, 15)})
+    c.hold(rng.integers(4, 12))
+    while c.length < frames:
+        for action in rng.permutation(np.array(CALM if calm else LIVELY, dtype=object)):
+            action(c, rng)
+    time = np.arange(frames)
+    curves = {k: np.interp(time, c.frames, [key[k] for key in c.keys]) for k in REST}
+    curves = {k: smooth(v, 3.0) for k, v in curves.items()}
+    return breathe(step(curves), rng)
+
+
+def smooth(curve: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian filter over time: corners of the keyframes become starts and stops of a body with mass."""
+    n = int(4 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-n, n + 1) / sigma) ** 2)
+    return np.convolve(np.pad(curve, n, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+def step(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the steps that the way over the floor takes: the phase of the gait is the distance walked."""
+    vx, vz = np.gradient(a["x"]), np.gradient(a["z"])
+    speed = np.hypot(vx, vz)
+    yaw = np.radians(a["yaw"])
+    phase = np.cumsum(speed * np.where(vx * np.sin(yaw) - vz * np.cos(yaw) < 0, -1, 1)) * 2 * np.pi / STRIDE
+    turning = np.clip(np.abs(np.gradient(a["yaw"])) / 4, 0, 1)  # small steps on the spot
+    phase += np.cumsum(turning) * 2 * np.pi / 24
+    size = smooth(np.clip(speed / 0.025, 0, 1) + 0.3 * turning, 2.0).clip(0, 1)
+    out = dict(a)
+    for side, p in (("l", phase), ("r", phase + np.pi)):
+        out[f"{side}_hip"] = a[f"{side}_hip"] + size * 27 * np.sin(p)
+        out[f"{side}_knee"] = a[f"{side}_knee"] + size * (6 + 48 * np.maximum(0, np.cos(p)) ** 1.5)
+        out[f"{side}_arm"] = a[f"{side}_arm"] - size * 20 * np.sin(p)
+        out[f"{side}_elbow"] = a[f"{side}_elbow"] + size * 12
+    out["twist"] = a["twist"] - size * 5 * np.sin(phase)
+    out["lean"] = a["lean"] + size * 3
+    return out
+
+
+def breathe(a: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Nobody stands still: slow small waves on every angle."""
+    time = np.arange(len(a["x"]))
+    size = {"x": 0.012, "z": 0.01, "yaw": 2.5, "look": 6, "nod": 3}
+    wave = {k: np.sin(2 * np.pi * time / rng.uniform(50, 110) + rng.uniform(0, 6.3)) for k in a}
+    return {k: v + size.get(k, 1.2) * wave[k] for k, v in a.items()}
+
+
+# ------------------------------------------------------------------ the skeleton
+
+
+def skeleton(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Joints (T, 3) in metres from the angles: forward kinematics, then the lowest point is put on the floor."""
+    rad = {k: np.radians(v)[:, None] for k, v in a.items() if k not in ("x", "z")}
+    up = np.array([0.0, 1.0, 0.0])
+
+    def heading(yaw):
+        s, c, o = np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)
+        return np.concatenate([s, o, -c], 1), np.concatenate([c, o, s], 1)  # forward, to the person's left
+
+    forward, left = heading(rad["yaw"])
+    spine = unit(up + np.tan(rad["lean"].clip(-1.4, 1.4)) * forward + np.tan(rad["bend"]) * left)
+    j = {"hips": np.zeros_like(forward)}
+    j["neck"] = SPINE * spine
+    shoulder_forward, shoulder_left = heading(rad["yaw"] - rad["twist"])
+    shoulder_left = unit(shoulder_left - spine * (shoulder_left * spine).sum(1, keepdims=True))
+    shoulder_forward = unit(np.cross(shoulder_left, spine))
+    shoulder_forward *= np.sign((shoulder_forward * forward).sum(1, keepdims=True) + 1e-9)
+
+    face, ear = heading(rad["yaw"] - rad["look"])
+    crown = unit(0.5 * spine + up * np.cos(rad["nod"]) + face * (np.sin(rad["nod"]) + 0.05))
+    face = unit(face - crown * (face * crown).sum(1, keepdims=True))
+    j["head"] = j["neck"] + 0.19 * crown
+    j["chin"] = j["head"] - 0.05 * crown + 0.02 * face
+    j["nape"] = j["head"] - 0.055 * face - 0.01 * crown  # the hair is a cap from here
+    j["crown"] = j["head"] - 0.020 * face + 0.055 * crown  # to here
+    j["nose"] = j["head"] + 0.10 * face
+    for side, sign in (("l", 1), ("r", -1)):
+        j[f"{side}_eye"] = j["head"] + 0.09 * face + 0.035 * sign * ear + 0.035 * crown
+        j[f"{side}_ear"] = j["head"] + 0.085 * sign * ear + 0.01 * crown
+        j[f"{side}_shoulder"] = j["neck"] - 0.03 * spine + SHOULDER * sign * shoulder_left
+        j[f"{side}_hip"] = HIP * sign * left
+        arm = swing(rad[f"{side}_arm"], rad[f"{side}_out"], shoulder_forward, spine, sign * shoulder_left)
+        elbow, roll = rad[f"{side}_elbow"], rad[f"{side}_roll"]
+        forearm = np.cos(elbow) * arm[0] + np.sin(elbow) * (np.cos(roll) * arm[1] + np.sin(roll) * arm[2])
+        j[f"{side}_elbow"] = j[f"{side}_shoulder"] + UPPER_ARM * arm[0]
+        j[f"{side}_wrist"] = j[f"{side}_elbow"] + FOREARM * forearm
+        j[f"{side}_hand"] = j[f"{side}_wrist"] + 0.13 * forearm
+        j[f"{side}_thumb"] = j[f"{side}_wrist"] + 0.08 * forearm + 0.05 * shoulder_forward
+        thigh = swing(rad[f"{side}_hip"], rad[f"{side}_apart"], forward, up, sign * left)
+        shin_angle = rad[f"{side}_hip"] - rad[f"{side}_knee"]
+        shin = swing(shin_angle, rad[f"{side}_apart"] * 0.5, forward, up, sign * left)[0]
+        toe = shin_angle - shin_angle.clip(-0.6, 0.45)  # the ankle keeps the foot flat as far as it can
+        toe = np.sin(toe) * up + np.cos(toe) * unit(forward + 0.25 * sign * left)
+        j[f"{side}_knee"] = j[f"{side}_hip"] + THIGH * thigh[0]
+        j[f"{side}_ankle"] = j[f"{side}_knee"] + SHIN * shin
+        heel = j[f"{side}_ankle"] - 0.05 * up - 0.05 * toe
+        j[f"{side}_heel"], j[f"{side}_toe"] = heel, heel + 0.21 * toe
+
+    floor = [
+        -j[f"{s}_{joint}"][:, 1] + r
+        for s in "lr"
+        for joint, r in (("ankle", ANKLE), ("knee", 0.06), ("toe", 0.03), ("hip", 0.12))
+    ]
+    height = smooth(np.max(floor, 0), 1.0)
+    root = np.stack([a["x"], height, a["z"]], 1)
+    return {name: xyz + root for name, xyz in j.items()}
+
+
+def swing(forwards, sideways, forward, up, out):
+    """A limb that hangs down, lifted forwards and sideways: its direction (T, 3), and the two directions across it
+    into which the next joint can bend (towards the front, towards the body)."""
+    plane = -np.cos(forwards) * up + np.sin(forwards) * forward
+    across = np.sin(forwards) * up + np.cos(forwards) * forward
+    return (
+        np.cos(sideways) * plane + np.sin(sideways) * out,
+        across,
+        np.sin(sideways) * plane - np.cos(sideways) * out,
+    )
+
+
+def unit(v: np.ndarray) -> np.ndarray:
+    return v / np.linalg.norm(v, axis=1, keepdims=True)

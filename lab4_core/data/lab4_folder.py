@@ -1,0 +1,274 @@
+"""LAB4_Dataset: the lab's folders of PNGs, read into one uint8 store.
+
+    root/train/train_img/*.png   root/train/train_label/*.png      frames and their pose images
+    root/val/val_img/*.png       root/val/val_label/*.png          one clip
+    root/test/test_img/<i>/*.png root/test/test_label/<i>/*.png    one first frame, all pose images; any number of clips
+
+The order of frames is the integer at the end of a name (`12.png`, `frame12.png`), not the alphabet's.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lab4_core import paths
+from lab4_core.data import cache
+from lab4_core.data.cuts import find_starts
+from lab4_core.data.png import read_png, read_size
+from lab4_core.data.store import Dataset, VideoData
+from lab4_core.errors import Lab4Error
+from lab4_core.registry import check, register
+
+LAYOUT = "expected the LAB4 layout (train/train_img, train/train_label, val/val_img, val/val_label, and maybe test)"
+
+
+@register("data", "lab4")
+@dataclass(frozen=True, kw_only=True)
+class Lab4Folder(Dataset):
+    """The lab's dataset under `root` (relative: to the working directory, else to the checkout).
+
+    PNGs are resized to height x width, bilinear with PIL's antialiasing as in the lab. Cuts between training clips:
+    every `clip_length` frames when it is given, else the file train/clips.csv (column `start`), else found from the
+    pictures (cuts.py). The decoded frames are cached; a file added, removed or changed is noticed by its name, size
+    and time. Raises `Lab4Error` for whatever is missing, broken or out of place, naming it.
+    """
+
+    root: str = ""
+    height: int = 32
+    width: int = 64
+    clip_length: int | None = None
+
+    def __post_init__(self):
+        for name in ("height", "width"):
+            check(getattr(self, name) >= 1, f"data lab4: {name}", getattr(self, name), "1 or more")
+        check(self.clip_length is None or self.clip_length >= 2, "data lab4: clip_length", self.clip_length, "2 or more")
+
+    def load(self) -> VideoData:
+        files = Files.find(find_root(self.root))
+        settings = json.dumps([1, self.height, self.width, self.clip_length])
+        return cache.load("lab4", f"{files.root} {settings}", settings + files.manifest(), lambda: self.decode(files))
+
+    def decode(self, files: Files) -> cache.Arrays:
+        """All pictures, in parallel: PIL unpacks without holding Python's lock."""
+        folders = files.folders()
+        total = sum(len(listing) for listing in folders.values())
+        arrays = {}
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, _progress(total, files.root) as tick:
+            for key, listing in folders.items():
+                pictures = np.empty((len(listing), 3, self.height, self.width), np.uint8)
+                first = read_size(listing[0].path)
+
+                def read(i, listing=listing, pictures=pictures, first=first):
+                    pictures[i] = read_png(listing[i].path, self.height, self.width, first).transpose(2, 0, 1)
+                    tick()
+
+                list(pool.map(read, range(len(listing))))
+                arrays[key] = pictures
+        for split in ("train", "val"):
+            starts = self.starts(split, arrays, files)
+            arrays[f"{split}/starts"] = np.array(starts, np.int64)
+        return arrays
+
+    def starts(self, split: str, arrays: cache.Arrays, files: Files) -> tuple[int, ...]:
+        frames = arrays[f"{split}/frames"]
+        if split == "train" and self.clip_length:
+            return tuple(range(0, len(frames), self.clip_length))
+        if split in files.sidecars:
+            return read_starts(files.sidecars[split], len(frames))
+        if split == "val":  # the lab's validation is one clip, whatever it shows
+            return (0,)
+        numbers = np.array([f.number for f in files.splits["train"][0]])
+        return find_starts(frames, numbers, usual=len(arrays["val/frames"]))
+
+
+class PNG(NamedTuple):
+    number: int
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies under a root: found, paired and counted, nothing decoded."""
+
+    root: Path
+    splits: dict[str, tuple[list[PNG], list[PNG]]]  # train, val: frames and labels with the same numbers
+    test: dict[str, tuple[list[PNG], list[PNG]]]  # clip name: its first frame, its labels
+    sidecars: dict[str, Path]  # split: its clips.csv
+
+    @staticmethod
+    def find(root: Path) -> Files:
+        """Raises `Lab4Error` for a missing folder, an empty one, a frame without a label or the reverse."""
+        splits = {s: paired(root, root / s / f"{s}_img", root / s / f"{s}_label") for s in ("train", "val")}
+        test = {}
+        if (root / "test").exists():
+            images, labels = (subfolders(root / "test" / name) for name in ("test_img", "test_label"))
+            same(images.keys(), labels.keys(), root / "test" / "test_img", root / "test" / "test_label", "folder")
+            for name in images:
+                test[name] = (list_pngs(images[name], root)[:1], list_pngs(labels[name], root))
+        sidecars = {s: p for s in splits if (p := root / s / "clips.csv").exists()}
+        return Files(root, splits, test, sidecars)
+
+    def folders(self) -> dict[str, list[PNG]]:
+        """The files of every array of the store."""
+        named = {}
+        for split, (frames, labels) in self.splits.items():
+            named |= {f"{split}/frames": frames, f"{split}/cond": labels}
+        for name, (first, labels) in self.test.items():
+            named |= {f"test/{name}/first": first, f"test/{name}/cond": labels}
+        return named
+
+    def manifest(self) -> str:
+        """Names, sizes and times of all files, as text: it changes when a file does."""
+        listings = [tuple(png) for listing in self.folders().values() for png in listing]
+        return json.dumps([listings, {s: p.read_bytes().hex() for s, p in self.sidecars.items()}])
+
+
+# ------------------------------------------------------------------ finding
+
+
+def find_root(root: str) -> Path:
+    """The folder `root`, or a `Lab4Error` that says what is wrong with it and which folder near it would fit."""
+    if not root:
+        raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
+    path = Path(root).expanduser()
+    if not path.is_absolute() and not path.exists():
+        path = paths.ROOT / path
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise Lab4Error(f"data root {root!r} {what}: {LAYOUT}")
+    path = path.resolve()
+    if not is_root(path):
+        near = [*sorted(p for p in path.iterdir() if p.is_dir()), *list(path.parents)[:3]]
+        fits = next((p for p in near if is_root(p)), None)
+        hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
+        raise Lab4Error(f"data root {str(path)!r} has no folder train/train_img: {LAYOUT}{hint}")
+    return path
+
+
+def is_root(path: Path) -> bool:
+    return (path / "train" / "train_img").is_dir()
+
+
+def inside(path: Path) -> str:
+    return some(sorted(p.name for p in path.iterdir())) or "nothing"
+
+
+def some(names: Iterable, most: int = 5) -> str:
+    """A few names and how many there are in all."""
+    names = [str(n) for n in names]
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def paired(root: Path, images: Path, labels: Path) -> tuple[list[PNG], list[PNG]]:
+    frames, poses = list_pngs(images, root), list_pngs(labels, root)
+    same([f.number for f in frames], [p.number for p in poses], images, labels, "frame")
+    return frames, poses
+
+
+def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) -> None:
+    """Both sides of a pairing hold the same numbers or names, or a `Lab4Error` naming a few that lack a partner."""
+    a, b = list(a), list(b)
+    for here, there, has, lacks in ((a, set(b), folder_a, folder_b), (b, set(a), folder_b, folder_a)):
+        alone = [x for x in here if x not in there]
+        if alone:
+            raise Lab4Error(
+                f"{len(alone)} {what}{'s' * (len(alone) > 1)} of {has} without a partner in {lacks}: {some(alone)}; "
+                "expected a label with the name of every frame"
+            )
+
+
+def subfolders(path: Path) -> dict[str, Path]:
+    """Numbered folders by name, in the order of their numbers."""
+    if not path.is_dir():
+        raise Lab4Error(f"{path} is not a folder: expected test/test_img/<i> and test/test_label/<i>, or no test folder")
+    named = [(number_of(p), p.name, p) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return {name: p for _, name, p in sorted(named)}
+
+
+def number_of(path: Path) -> int:
+    """The integer a name ends with."""
+    digits = re.search(r"(\d+)$", path.stem)
+    if not digits:
+        raise Lab4Error(f"{path}: expected a name that ends with its number, such as 12.png or frame12.png")
+    return int(digits[1])
+
+
+def list_pngs(folder: Path, root: Path) -> list[PNG]:
+    """The PNGs of a folder in the order of their numbers; gaps are allowed, two files of one number are not."""
+    if not folder.is_dir():
+        raise Lab4Error(f"{folder} does not exist or is not a folder: {LAYOUT}")
+    inside_root(folder, root)
+    found: dict[int, PNG] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.name.lower().endswith(".png"):
+                continue
+            path = Path(entry.path)
+            if entry.is_symlink():
+                inside_root(path, root)
+            try:
+                stat = entry.stat()
+            except OSError as e:
+                raise Lab4Error(f"{path} cannot be read: {e.strerror}; expected a PNG") from e
+            number = number_of(path)
+            if number in found:
+                twin = Path(found[number].path).name
+                raise Lab4Error(f"{path} has the same number as {twin}: expected one file for frame {number}")
+            found[number] = PNG(number, entry.path, stat.st_size, stat.st_mtime_ns)
+    if not found:
+        raise Lab4Error(f"{folder} holds no PNG: expected files such as 0.png or frame0.png; it holds {inside(folder)}")
+    return [found[n] for n in sorted(found)]
+
+
+def inside_root(path: Path, root: Path) -> None:
+    target = path.resolve()
+    if not target.is_relative_to(root):
+        raise Lab4Error(f"{path} is a link to {target}: expected a file inside the data root {root}")
+
+
+def read_starts(path: Path, n_frames: int) -> tuple[int, ...]:
+    """The column `start` of a clips.csv: 0 first, ascending, below the number of frames."""
+    expected = f"{path}: expected a column 'start' that begins with 0 and ascends, below {n_frames} frames"
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        starts = tuple(int(row["start"]) for row in rows)
+    except (KeyError, TypeError, ValueError, csv.Error) as e:
+        raise Lab4Error(f"{expected}, in whole numbers") from e
+    if not starts or starts[0] != 0 or starts[-1] >= n_frames or any(b <= a for a, b in itertools.pairwise(starts)):
+        raise Lab4Error(f"{expected}; found {some(starts) or 'no row'}")
+    return starts
+
+
+class _progress:
+    """A bar on a terminal; one line elsewhere, where a bar would fill the log."""
+
+    def __init__(self, total: int, root: Path):
+        self.total, self.root = total, root
+
+    def __enter__(self):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=self.total, unit=" png", desc=f"reading {self.root.name}", file=sys.stderr)
+            return self.bar.update
+        print(f"lab4: reading {self.total} PNGs of {self.root} (once; then cached)", file=sys.stderr)
+        return lambda: None
+
+    def __exit__(self, *_):
+        if hasattr(self, "bar"):
+            self.bar.close()

@@ -1,0 +1,76 @@
+"""LAB4_Dataset, written: any dataset of pose images as the lab's folders of PNGs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lab4_core.data.store import VideoData
+from lab4_core.errors import Lab4Error
+
+
+@contextmanager
+def new_folder(root: Path) -> Iterator[Path]:
+    """A folder to build in, beside `root`, that takes its name when the body ends and vanishes when it raises."""
+    building = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        building.mkdir(parents=True)
+        yield building
+        if root.exists():
+            root.rmdir()  # an empty folder gives way; one that was filled meanwhile raises
+        building.rename(root)
+    except OSError as e:
+        raise Lab4Error(
+            f"cannot write {root}: {e.strerror or e}; expected a place that can be written to and has room left"
+        ) from e
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_lab4(data: VideoData, root: str | os.PathLike, size: tuple[int, int] | None = None) -> Path:
+    """Write a dataset of pose images in the LAB4 layout into a new folder, and return it.
+
+    size: (height, width) of the PNGs; None keeps the store's. The first frames of clips go to train/clips.csv. Everything is built beside the place and moved there
+    when it is whole. Loading it gives the same bytes and digest (with another `size` only nearly the same pictures).
+    Raises `Lab4Error` for a folder that is not empty, numeric conditions, or a disk that is full.
+    """
+    root = Path(root).expanduser().resolve()
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise Lab4Error(f"{root} is not empty: expected the name of a new folder for the dataset")
+    if data.train.cond.ndim != 4 or data.val.cond.ndim != 4:
+        raise Lab4Error(f"dataset {data.name!r} has conditions that are no pictures: the LAB4 layout cannot hold them")
+    with new_folder(root) as building:
+        pictures: dict[Path, object] = {}
+        for split in ("train", "val"):
+            clips = getattr(data, split)
+            for part, array in (("img", clips.frames), ("label", clips.cond)):
+                pictures |= {building / split / f"{split}_{part}" / f"{i}.png": a for i, a in enumerate(array.numpy())}
+            if split == "train" or len(clips.starts) > 1:
+                (building / split).mkdir()
+                lines = ["start", *map(str, clips.starts)]
+                (building / split / "clips.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for clip in data.test:
+            for part, array in (("img", clip.first[:1]), ("label", clip.cond)):
+                folder = building / "test" / f"test_{part}" / clip.name
+                pictures |= {folder / f"{i}.png": a for i, a in enumerate(array.numpy())}
+        for folder in {path.parent for path in pictures}:
+            folder.mkdir(parents=True, exist_ok=True)
+
+        def write(item):
+            path, array = item
+            im = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+            if size:
+                im = im.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            im.save(path, compress_level=3)
+
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            list(pool.map(write, pictures.items()))
+    return root

@@ -1,0 +1,108 @@
+"""Training windows: which frames a batch holds, as a pure function of (seed, pass, index).
+
+Nothing is remembered between batches, so a resumed run draws what the uninterrupted one would have drawn.
+A pass is what the lab calls an epoch: about every frame once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from lab4_core.data.store import Clips, to_float
+from lab4_core.errors import Lab4Error
+from lab4_core.registry import check
+
+ORDER, PLACE = 0x0DE2, 0x91ACE  # keep the draws of the order and of the places apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The windows of one training set.
+
+    spans: (begin, end) of each clip, as `Clips.spans`; no window crosses from one to the next.
+    share: use only the first share of all frames (the lab's `partial`, `fast_partial`).
+    mode:  fixed: each clip cut into windows without overlap, in their order, or with `shuffle` in a new order each
+           pass. random: a batch is `batch_size` windows that begin anywhere, each place equally likely.
+    drop_last: leave out the smaller last batch of a fixed pass, so that every batch has one shape. The default
+           keeps it, as the lab's DataLoader does; random batches are always full.
+
+    Raises `Lab4Error` when no clip is as long as a window, or when drop_last would leave nothing.
+    """
+
+    spans: list[tuple[int, int]]
+    n_frames: int
+    batch_size: int
+    seed: int = 0
+    mode: Literal["fixed", "random"] = "fixed"
+    shuffle: bool = False
+    share: float = 1.0
+    drop_last: bool = False
+
+    def __post_init__(self):
+        check(self.mode in ("fixed", "random"), "windows", self.mode, "fixed or random")
+        check(0 < self.share <= 1, "share of the training frames", self.share, "a share in (0, 1]")
+        last = int(self.spans[-1][1] * self.share)
+        spans = [(a, min(b, last)) for a, b in self.spans if a < last]
+        fits = [(a, b) for a, b in spans if b - a >= self.n_frames]
+        if not fits:
+            longest = max((b - a for a, b in spans), default=0)
+            of = f" in the first {self.share:g} of the frames" if self.share < 1 else ""
+            raise Lab4Error(f"n_frames = {self.n_frames}: expected at most {longest}, the longest training clip{of}")
+        fixed = [np.arange(a, b - self.n_frames + 1, self.n_frames) for a, b in fits]
+        anywhere = [np.arange(a, b - self.n_frames + 1) for a, b in fits]
+        object.__setattr__(self, "_fixed", np.concatenate(fixed))
+        object.__setattr__(self, "_anywhere", np.concatenate(anywhere))
+        if self.drop_last and self.mode == "fixed" and self.n_windows < self.batch_size:
+            raise Lab4Error(f"batch_size = {self.batch_size}: expected at most {self.n_windows}, the number of windows")
+
+    @property
+    def n_windows(self) -> int:
+        """Windows without overlap: what a pass is made of."""
+        return len(self._fixed)
+
+    @property
+    def batches_per_pass(self) -> int:
+        if self.mode == "fixed" and self.drop_last:
+            return self.n_windows // self.batch_size
+        return -(-self.n_windows // self.batch_size)
+
+    def starts(self, pass_index: int, index: int) -> np.ndarray:
+        """First frames (B,) int64 of batch `index` of pass `pass_index`, both from 0."""
+        assert 0 <= index < self.batches_per_pass
+        if self.mode == "random":
+            rng = np.random.default_rng([PLACE, self.seed, pass_index, index])
+            return rng.choice(self._anywhere, self.batch_size)
+        order = self._fixed
+        if self.shuffle:
+            order = np.random.default_rng([ORDER, self.seed, pass_index]).permutation(order)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
+
+
+def n_windows(clips: Clips, n_frames: int, share: float = 1.0) -> int:
+    """Windows of `n_frames` frames without overlap in the first `share` of the clips."""
+    return Windows(spans=clips.spans, n_frames=n_frames, batch_size=1, share=share).n_windows
+
+
+def batches_per_pass(
+    clips: Clips, n_frames: int, batch_size: int, share: float = 1.0, drop_last: bool = False
+) -> int:
+    """Batches in a pass over the clips (see `Windows`)."""
+    return Windows(
+        spans=clips.spans, n_frames=n_frames, batch_size=batch_size, share=share, drop_last=drop_last
+    ).batches_per_pass
+
+
+def gather(clips: Clips, starts: np.ndarray | torch.Tensor, n_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows by index, on the device where the clips lie.
+
+    starts (B,) -> frames (B, T, C, H, W) and cond (B, T, …): images as floats in [0, 1], numbers as they are.
+    Only uint8 moves until the conversion, and nothing is looked at on the host: a captured graph may hold this.
+    """
+    device = clips.frames.device
+    starts = torch.as_tensor(starts, device=device)
+    index = starts[:, None] + torch.arange(n_frames, device=device)
+    return to_float(clips.frames[index]), to_float(clips.cond[index])

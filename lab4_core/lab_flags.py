@@ -1,0 +1,202 @@
+"""The command lines of the lab's own Trainer.py and Tester.py, as students typed them, in this project's words.
+
+`LabFlags` has every flag of the lab's template and of the reports that `Config` does not have under the same name.
+`lab_overrides` says what each one means here, or in one line why it has no effect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab4_core.errors import Lab4Error, unknown
+
+# of --kl_anneal_type, whatever the case; the reports write None and NoKL_Annealing for the same thing
+ANNEALING = {
+    "cyclical": "cyclical",
+    "monotonic": "monotonic",
+    "nokl_annealing": "none",
+    "none": "none",
+    "without": "none",
+}
+SHARED = ("batch_size", "partial", "fast_partial", "device")  # flags of the lab that are fields of Config as they are
+
+
+def flag(help: str, default: Any = None, lab: Any = None) -> Any:
+    """A flag that is not given unless it is typed; `lab` is what the lab's template takes without it."""
+    return field(default=default, metadata={"help": help, "lab": lab})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabFlags:
+    """The lab's own flags, for the command lines of Trainer.py and Tester.py. Any of them means --preset lab and
+    --profile full, unless these are given."""
+
+    DR: str | None = flag("the dataset; the same as --data")
+    save_root: str | None = flag("where runs (train) or submission.csv and GIFs (test) go; the same as --out")
+    ckpt: str | None = flag("a published checkpoint (.ckpt), or a run of this project")
+    ckpt_path: str | None = flag("the same; a folder means the newest checkpoint or run in it")
+    test: bool = flag("train: evaluate the checkpoint on val instead of training", False)
+
+    num_epoch: int | None = flag("epochs", lab=70)
+    lr: float | None = flag("learning rate", lab=1e-3)
+    optim: str | None = flag("Adam or AdamW", lab="Adam")
+    train_vi_len: int | None = flag("frames of a training clip", lab=16)
+    val_vi_len: int | None = flag("frames of the validation clip", lab=630)
+    frame_H: int | None = flag("height frames are resized to, pixels", lab=32)
+    frame_W: int | None = flag("width frames are resized to, pixels", lab=64)
+    F_dim: int | None = flag("channels of the frame features", lab=128)
+    L_dim: int | None = flag("channels of the pose features", lab=32)
+    N_dim: int | None = flag("channels of the latent z", lab=12)
+    D_out_dim: int | None = flag("channels of the fused features", lab=192)
+    tfr: float | None = flag("teacher-forcing ratio at the start, 0 to 1", lab=1.0)
+    tfr_sde: int | None = flag("epoch from which the ratio decays", lab=10)
+    tfr_d_step: float | None = flag("what every epoch takes off the ratio", lab=0.1)
+    fast_train: bool = flag("use only fast_partial of the frames during the first epochs", False)
+    fast_train_epoch: int | None = flag("the number of these epochs", lab=5)
+    # text, not `str | None`: "None" is one of its values
+    kl_anneal_type: str = flag("Cyclical, Monotonic, NoKL_Annealing or None", "", lab="Cyclical")
+    kl_anneal_cycle: int | None = flag("cycles of the cyclical type", lab=10)
+    kl_anneal_ratio: float | None = flag("share of a cycle in which beta rises", lab=1)
+    per_save: int | None = flag("epochs between checkpoints", lab=3)
+
+    use_wandb: bool = flag("log to Weights & Biases, offline", False)
+    plot_training_loss: bool = flag("draw the loss curves into the run's folder", False)
+    plot_psnr: bool = flag("draw PSNR per frame into the run's folder", False)
+    no_weight_interpolation: bool = flag("report_003: no interpolation with the initial weights", False)
+
+    store_visualization: bool = flag("no effect, says why", False)
+    num_workers: int | None = flag("no effect, says why", lab=4)
+    gpu: int | None = flag("no effect, says why", lab=1)
+    no_sanity: bool = flag("no effect, says why", False)
+    make_gif: bool = flag("no effect, says why", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TesterFlags(LabFlags):
+    """The lab's own flags: Tester.py takes all of Trainer.py's, those of training without an effect."""
+
+    batch_size: int | None = flag("no effect, says why", lab=2)
+    partial: float | None = flag("no effect, says why", lab=1.0)
+    fast_partial: float | None = flag("no effect, says why", lab=0.4)
+
+
+# flag -> key of Config, where the value means the same
+RENAMED = {
+    "num_epoch": "epochs",
+    "lr": "optimizer.lr",
+    "train_vi_len": "n_frames",
+    "val_vi_len": "eval_frames",
+    "frame_H": "data.height",
+    "frame_W": "data.width",
+    "F_dim": "model.f_dim",
+    "L_dim": "model.l_dim",
+    "N_dim": "model.n_dim",
+    "D_out_dim": "model.d_dim",
+    "tfr": "teacher_forcing.ratio",
+    "tfr_sde": "teacher_forcing.start_decay",
+    "tfr_d_step": "teacher_forcing.decay_step",
+    "kl_anneal_ratio": "annealing.ratio",
+    "kl_anneal_cycle": "annealing.cycles",
+    "per_save": "save_every",
+}
+NO_EFFECT = {
+    "num_workers": "frames live in memory, no worker processes are used",
+    "gpu": "the lab's template never reads it; --device cuda:1 names a GPU",
+    "no_sanity": "nothing is asked before a checkpoint is read",
+    "make_gif": "lab4 test always writes the GIFs",
+    "store_visualization": "training writes no GIFs; lab4 test RUN makes them from the finished run",
+    "no_weight_interpolation": "weights are not interpolated with the initial ones unless a strategy asks for it",
+}
+PATHS = ("DR", "save_root", "ckpt", "ckpt_path")
+TESTING = {*PATHS, "test", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W", "make_gif"}
+
+
+def given(flags: LabFlags) -> dict[str, Any]:
+    """The flags that were typed, with their values."""
+    return {
+        f.name: value
+        for f in dataclasses.fields(flags)
+        if (value := getattr(flags, f.name)) is not f.default and value != f.default
+    }
+
+
+def lab_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
+    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line.
+
+    A part that a flag belongs to is set as a whole, so the flags mean the same whatever the preset.
+    Raises `Lab4Error` for an unknown --kl_anneal_type or --optim.
+    """
+    typed = given(flags)
+    values: dict[str, Any] = {}
+    notes = [f"--{name} {_shown(typed[name])}has no effect: {why}" for name, why in NO_EFFECT.items() if name in typed]
+
+    if "optim" in typed or "lr" in typed:
+        values["optimizer"] = _choice("optim", flags.optim or "Adam", {"adam": "adam", "adamw": "adamw"})
+        if "lr" not in typed:
+            values["optimizer.lr"] = 1e-3  # the lab's, whichever optimizer
+    if typed.keys() & {"tfr", "tfr_sde", "tfr_d_step"}:
+        values["teacher_forcing"] = "linear"
+    if typed.keys() & {"kl_anneal_type", "kl_anneal_ratio", "kl_anneal_cycle"}:
+        values["annealing"] = _choice("kl_anneal_type", flags.kl_anneal_type or "Cyclical", ANNEALING)
+    unused = {"none": ("kl_anneal_ratio", "kl_anneal_cycle"), "monotonic": ("kl_anneal_cycle",)}
+    for name in unused.get(values.get("annealing"), ()):
+        if name in typed:
+            notes.append(f"--{name} {typed.pop(name)} has no effect: annealing is {values['annealing']}")
+    if flags.fast_train:
+        values["fast_epochs"] = typed.get("fast_train_epoch", 5)
+    elif "fast_train_epoch" in typed:
+        notes.append(f"--fast_train_epoch {flags.fast_train_epoch} has no effect: --fast_train is not given")
+    values |= {key: typed[name] for name, key in RENAMED.items() if name in typed}
+    return values, notes
+
+
+def tester_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
+    """The same for Tester.py, where only the model's widths and the frame size count."""
+    typed = given(flags)
+    values = {RENAMED[name]: typed[name] for name in TESTING if name in typed and name in RENAMED}
+    notes = [
+        f"--{name} {_shown(value)}has no effect: {NO_EFFECT.get(name, 'it belongs to training')}"
+        for name, value in typed.items()
+        if name not in TESTING
+    ]
+    return values, notes
+
+
+def _shown(value: Any) -> str:
+    return "" if value is True else f"{value} "
+
+
+def _choice(name: str, value: str, known: dict[str, str]) -> str:
+    if value.lower() not in known:
+        raise unknown(f"--{name}", value, known)
+    return known[value.lower()]
+
+
+def local_path(text: str | None) -> str | None:
+    r"""A path as typed; one written for Windows (`LAB4_template\checkpoints`) is converted when only that exists."""
+    if text and "\\" in text and not Path(text).exists() and Path(text.replace("\\", "/")).exists():
+        return text.replace("\\", "/")
+    return text
+
+
+def find_checkpoint(text: str) -> tuple[Path, str | None]:
+    """(a run's folder or a checkpoint file, a line to show or None) that --ckpt and --ckpt_path mean.
+
+    A folder that is no run itself means the newest run or *.ckpt in it. A `save_root/epoch=99.ckpt` that is not
+    there means the newest run under save_root: that is what `lab4 train --save_root` left in its place.
+    Raises `Lab4Error` when there is neither.
+    """
+    path = Path(local_path(text)).expanduser()
+    if path.is_file() or (path / "config.json").is_file():
+        return (path.parent if path.name in ("best.pt", "last.pt") else path), None
+    folder = path if path.is_dir() else path.parent
+    candidates = [run.parent for run in folder.glob("*/config.json")] if folder.is_dir() else []
+    if path.is_dir():
+        candidates += folder.glob("*.ckpt")
+    if not candidates:
+        raise Lab4Error(f"no checkpoint at {text}: expected a .ckpt file, a run's folder, or a folder with one of them")
+    newest = max(candidates, key=lambda p: p.stat().st_mtime)
+    return newest, f"{text}: taking {newest}, the newest there"

@@ -1,0 +1,117 @@
+"""The blocks the models are made of. Names of sub-modules are those of the lab's published checkpoints."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """(N, i, H, W) -> (N, o, H, W): 3x3, LeakyReLU, 3x3, LeakyReLU, + skip. No norm, nothing after the sum."""
+
+    def __init__(self, i: int, o: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(i, o, 3, padding=1)
+        self.conv2 = nn.Conv2d(o, o, 3, padding=1)
+        self.skip = nn.Conv2d(i, o, 1) if i != o else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.conv1(x))
+        return F.leaky_relu(self.conv2(h)) + self.skip(x)
+
+
+class DepthConv(nn.Module):
+    """(N, i, H, W) -> (N, o, H, W): 1x1, LeakyReLU, depthwise 3x3, 1x1, + identity (1x1 where i != o)."""
+
+    def __init__(self, i: int, o: int):
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(i, i, 1), nn.LeakyReLU(0.01))
+        self.depth_conv = nn.Conv2d(i, i, 3, padding=1, groups=i)
+        self.conv2 = nn.Conv2d(i, o, 1)
+        self.adaptor = nn.Conv2d(i, o, 1) if i != o else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.depth_conv(self.conv1(x))) + self.adaptor(x)
+
+
+class ConvFFN(nn.Module):
+    """(N, c, H, W) -> the same: 1x1 to 4c, one half gates the other, 1x1 back, + identity."""
+
+    def __init__(self, c: int):
+        super().__init__()
+        self.conv = nn.Conv2d(c, 4 * c, 1)
+        self.conv_out = nn.Conv2d(2 * c, c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.conv(x).chunk(2, dim=1)
+        return x + self.conv_out(a * F.leaky_relu(b, 0.1))
+
+
+class DepthConvBlock(nn.Module):
+    """DepthConv, then ConvFFN."""
+
+    def __init__(self, i: int, o: int | None = None):
+        super().__init__()
+        self.block = nn.Sequential(DepthConv(i, o or i), ConvFFN(o or i))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class StepBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that normalises several steps at once, each by its own statistics.
+
+    The lab's loop calls BatchNorm once a step, on the B images of that step. Here the S*B images of all steps
+    come in one call, step by step, and the result is the same: statistics per group of B, and the running
+    averages as if the steps had come one after the other, in closed form:
+
+        r_S = (1 - m)^S r_0 + m sum_s (1 - m)^(S-1-s) stat_s
+    """
+
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        """x: (groups * B, C, H, W), group after group. In eval mode the running averages are used and
+        `groups` does not matter."""
+        if not self.training:
+            return super().forward(x)
+        n, c, h, w = x.shape
+        apart = x.reshape(groups, n // groups, c, h, w).transpose(0, 1).reshape(n // groups, groups * c, h, w)
+        weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
+        y = F.batch_norm(apart, None, None, weight, bias, training=True, eps=self.eps)
+        self._update_running(apart.detach(), groups)
+        return y.reshape(n // groups, groups, c, h, w).transpose(0, 1).reshape(n, c, h, w)
+
+    @torch.no_grad()
+    def _update_running(self, apart: Tensor, groups: int) -> None:
+        var, mean = torch.var_mean(apart.float(), dim=(0, 2, 3), correction=1)
+        m = self.momentum
+        decay = (1 - m) ** torch.arange(groups - 1, -1, -1, dtype=mean.dtype, device=mean.device)
+        for running, stat in ((self.running_mean, mean), (self.running_var, var)):
+            new = m * (decay[:, None] * stat.view(groups, -1)).sum(0)
+            running.mul_((1 - m) ** groups).add_(new)
+        self.num_batches_tracked += groups
+
+
+def norm_act(c: int) -> nn.Sequential:
+    """GroupNorm and SiLU: a normalisation that does not depend on the batch, so a rollout of one clip sees the
+    statistics that training saw."""
+    return nn.Sequential(nn.GroupNorm(min(8, c), c), nn.SiLU())
+
+
+class PreActBlock(nn.Module):
+    """(N, i, H, W) -> (N, o, H, W): norm, SiLU, 3x3, norm, SiLU, 3x3, + skip (He et al. 2016, arXiv 1603.05027).
+
+    The last convolution starts at zero, so the block starts as its skip.
+    """
+
+    def __init__(self, i: int, o: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            norm_act(i), nn.Conv2d(i, o, 3, padding=1), norm_act(o), nn.Conv2d(o, o, 3, padding=1)
+        )
+        self.skip = nn.Conv2d(i, o, 1) if i != o else nn.Identity()
+        nn.init.zeros_(self.body[-1].weight)
+        nn.init.zeros_(self.body[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.skip(x)

@@ -1,0 +1,75 @@
+"""The evidence lower bound as the lab trains it: reconstruction + beta x KL, under both of its conventions.
+
+For one predicted frame, with the previous frame and the pose as condition c (Kingma and Welling 2014,
+arXiv 1312.6114, eq. 10; Sohn et al. 2015 for the condition):
+
+    -ELBO = E_q[-log p(x | z, c)] + KL(q(z | x, c) || p(z))
+
+A Gaussian likelihood of variance s^2 makes the first term the summed squared error / (2 s^2), so that
+against the *summed* squared error the KL has weight 2 s^2. That weight is what `effective_beta` reports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lab4_core.registry import check, register
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+    """z = mu + sigma * eps, with eps ~ N(0, I) given from outside; any one shape. The gradient flows
+    through mu and logvar, not through the draw (Kingma and Welling 2014, section 2.4)."""
+    return mu + torch.exp(0.5 * logvar) * eps
+
+
+def gaussian_kld(mu: Tensor, logvar: Tensor, mu_p: Tensor | None = None, logvar_p: Tensor | None = None) -> Tensor:
+    """KL(N(mu, e^logvar) || N(mu_p, e^logvar_p)) of diagonal Gaussians, in nats, for every latent number.
+
+    Same shape as `mu`; the prior is N(0, I) when none is given (Kingma and Welling 2014, appendix B).
+    """
+    if mu_p is None:
+        return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+    return 0.5 * (logvar_p - logvar + (logvar.exp() + (mu - mu_p).square()) / logvar_p.exp() - 1)
+
+
+@register("loss", "elbo")
+@dataclass(frozen=True, kw_only=True)
+class Elbo:
+    """Reconstruction and KL of a clip, both summed over its predicted frames.
+
+    mse: "mean" over the pixels of a frame (the lab) or "sum" over them.
+    kld: "sum" over the latent numbers of a frame (the lab) or "mean" over them.
+    l1: weight of the absolute error beside the squared one, reduced like it.
+    Clips are averaged either way.
+    """
+
+    mse: Literal["mean", "sum"] = "mean"
+    kld: Literal["sum", "mean"] = "sum"
+    l1: float = 0.0
+
+    def __post_init__(self):
+        check(self.l1 >= 0, "elbo loss: l1", self.l1, "0 or more")
+
+    def __call__(self, x_pred: Tensor, x: Tensor, kld: Tensor, n_latent: int, beta: Tensor) -> dict[str, Tensor]:
+        """x_pred, x: (B, S, C, H, W) of S predicted frames.  kld: (B, S), summed over the n_latent numbers.
+
+        Returns scalars: loss (what is differentiated), mse and kld (its two terms, sums over S).
+        """
+        pixels = x[0, 0].numel() if self.mse == "mean" else 1
+        clips = x.shape[0]
+        error = (x_pred - x).float()
+        mse = error.square().sum() / (pixels * clips)
+        kl = kld.sum() / (clips * (n_latent if self.kld == "mean" else 1))
+        loss = mse + beta * kl
+        if self.l1:
+            loss = loss + self.l1 * error.abs().sum() / (pixels * clips)
+        return {"loss": loss, "mse": mse, "kld": kl}
+
+    def effective_beta(self, beta: float, pixels: int, n_latent: int) -> float:
+        """The KL's weight against the squared error summed over pixels, with the KL summed over latents:
+        the two conventions on one scale. 2 s^2 in the Gaussian likelihood above."""
+        return beta * (pixels if self.mse == "mean" else 1) / (n_latent if self.kld == "mean" else 1)

@@ -1,0 +1,111 @@
+"""PSNR and SSIM per frame, and the two baselines that belong beside every score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_PSNR = 100.0  # of identical frames, instead of infinity: means stay finite
+
+
+def psnr_per_frame(pred: Tensor, truth: Tensor) -> Tensor:
+    """(N, T, C, H, W) in [0, 1] -> (N, T) decibel: 10 log10(1 / MSE) of each frame, at most 100 dB.
+
+    Predictions are clipped to [0, 1] first, as they are when they become images. The mean over frames is a mean
+    of decibels, as on the lab's leaderboard, not the decibels of a mean error.
+    """
+    mse = (pred.float().clamp(0, 1) - truth.float()).square().mean(dim=(-3, -2, -1))
+    return (-10 * torch.log10(mse.clamp_min(1e-30))).clamp(max=MAX_PSNR)
+
+
+def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """(N, T, C, H, W) in [0, 1] -> (N, T), 1 for identical frames. Gaussian window, mean over channels and
+    over the places where the window fits (Wang et al. 2004, eq. 13, K1 = 0.01, K2 = 0.03)."""
+    x, y = pred.float().clamp(0, 1).flatten(0, 1), truth.float().flatten(0, 1)
+    c = x.shape[1]
+    at = torch.arange(window, dtype=torch.float32, device=x.device) - (window - 1) / 2
+    g = torch.exp(-0.5 * (at / sigma) ** 2)
+    g = g / g.sum()
+
+    def blur(v: Tensor) -> Tensor:  # separable, one channel at a time
+        v = F.conv2d(v, g.view(1, 1, window, 1).expand(c, 1, window, 1), groups=c)
+        return F.conv2d(v, g.view(1, 1, 1, window).expand(c, 1, 1, window), groups=c)
+
+    scores = []
+    for a, b in zip(x.split(128), y.split(128)):  # a 630-frame clip at once would hold five blurred copies
+        mu_a, mu_b = blur(a), blur(b)
+        var_a, var_b, cov = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2, blur(a * b) - mu_a * mu_b
+        s = ((2 * mu_a * mu_b + 1e-4) * (2 * cov + 9e-4)) / ((mu_a**2 + mu_b**2 + 1e-4) * (var_a + var_b + 9e-4))
+        scores.append(s.mean(dim=(1, 2, 3)))
+    return torch.cat(scores).view(pred.shape[:2])
+
+
+def baselines(truth: Tensor, n_past: int = 1) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of two predictors that know nothing of the condition, for the frames n_past.. of (N, T, C, H, W).
+
+    repeat_first repeats the last given frame for ever; copy_previous copies the *true* previous frame, which
+    no rollout has: it says how much moves from one frame to the next.
+    """
+    target = truth[:, n_past:]
+    guesses = {
+        "repeat_first": truth[:, n_past - 1 : n_past].expand_as(target),
+        "copy_previous": truth[:, n_past - 1 : -1],
+    }
+    return {name: frame_scores(guess, target) for name, guess in guesses.items()}
+
+
+def frame_scores(pred: Tensor, truth: Tensor) -> dict[str, np.ndarray]:
+    """{"psnr": (N, T), "ssim": (N, T)} as float32 arrays."""
+    return {
+        "psnr": psnr_per_frame(pred, truth).cpu().numpy().astype(np.float32),
+        "ssim": ssim_per_frame(pred, truth).cpu().numpy().astype(np.float32),
+    }
+
+
+@dataclass(frozen=True)
+class Score:
+    """An evaluation: psnr and ssim are (N, S) for N clips of S predicted frames, beside the same of each
+    baseline, and the protocol they were measured under."""
+
+    psnr: np.ndarray
+    ssim: np.ndarray
+    baselines: dict[str, dict[str, np.ndarray]]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean PSNR over clips and frames, dB."""
+        return float(self.psnr.mean())
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers for result.json."""
+        return {
+            "psnr": round(self.mean, 4),
+            "ssim": round(float(self.ssim.mean()), 5),
+            "baselines": {
+                name: {k: round(float(v.mean()), 5) for k, v in scores.items()}
+                for name, scores in self.baselines.items()
+            },
+            "protocol": self.protocol,
+        }
+
+    def _repr_html_(self) -> str:
+        rows = [("this model", {"psnr": self.psnr, "ssim": self.ssim}), *self.baselines.items()]
+        body = "".join(
+            f"<tr><td>{name.replace('_', ' ')}</td><td>{s['psnr'].mean():.2f}</td><td>{s['ssim'].mean():.3f}</td></tr>"
+            for name, s in rows
+        )
+        n, t = self.psnr.shape
+        return (
+            f"<table><caption>mean over {n} clip{'s' * (n > 1)} of {t} predicted frames</caption>"
+            f"<tr><th>predictor</th><th>PSNR (dB)</th><th>SSIM</th></tr>{body}</table>"
+        )
+
+    def __repr__(self) -> str:
+        base = ", ".join(f"{k} {v['psnr'].mean():.2f}" for k, v in self.baselines.items())
+        return f"Score({self.mean:.2f} dB PSNR; {base})"

@@ -1,0 +1,82 @@
+"""The seam every model is written to. The engine knows this file and no model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+# What may be done to a frame before the model sees it as its input: feed(x_in, x_last) -> x_in, both (M, C, H, W);
+# x_last is the input of the step before.
+Feed = Callable[[Tensor, Tensor], Tensor]
+
+
+class Unrolled(NamedTuple):
+    """A clip run through the model for training; S = T - 1 predicted frames."""
+
+    x_pred: Tensor  # (B, S, C, H, W)
+    kld: Tensor  # (B, S) nats, summed over the latent numbers of a frame
+    mu: Tensor  # (B, S, *latent) of the posterior
+    logvar: Tensor
+
+
+class VideoPredictor(nn.Module):
+    """A conditional VAE that predicts frame t from frame t-1, the condition of frame t and z.
+
+    `cond` is a pose image or an action vector; nothing assumes which, nor that H equals W. Noise comes in as
+    `eps`, so an eager run, a resumed run, a captured graph and a test can use the same draws.
+    """
+
+    latent_shape: tuple[int, ...]  # of one frame's z
+    needs_reference = False  # whether unroll wants a further frame of the clip, to know what the scene looks like
+
+    def unroll(
+        self,
+        frames: Tensor,
+        cond: Tensor,
+        gt_weight: Tensor,
+        eps: Tensor,
+        n_past: int = 1,
+        *,
+        detach: bool = True,
+        forced: bool = False,
+        reference: Tensor | None = None,
+        feed: Feed | None = None,
+    ) -> Unrolled:
+        """The training computation on a clip, z from the posterior.
+
+        frames (B, T, C, H, W) in [0, 1]; cond (B, T, …); gt_weight (B, S), see `teacher_forcing`;
+        eps (B, S, *latent_shape); reference (B, C, H, W).
+        detach cuts the gradient at the prediction that is fed back. forced says that gt_weight is 1 throughout,
+        so that a model may do all steps at once (the same mathematics): the caller knows it without asking the GPU.
+        """
+        raise NotImplementedError
+
+    def encode_cond(self, cond: Tensor) -> Any:
+        """Conditions (M, …) of M frames to what `step` takes, all at once and ahead of a rollout.
+        A tensor, or a tuple of tensors, whose first dimension is M."""
+        return cond
+
+    def init_state(self, frames_past: Tensor, cond_past: Any) -> Any:
+        """The state of a rollout after the given frames (B, n_past, C, H, W): tensors of fixed shapes."""
+        raise NotImplementedError
+
+    def step(self, x_prev: Tensor, cond_t: Any, z_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One frame of a rollout, z drawn from the prior by the caller: (B, C, H, W), and the next state. Pure."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Base of the registered `model` parts: widths that know how to build themselves."""
+
+    def build(self, frame_shape: tuple[int, ...], cond_shape: tuple[int, ...]) -> VideoPredictor:
+        """frame_shape (C, H, W), cond_shape (3, H, W) or (K,), as the dataset has them. Raises `Lab4Error` where
+        they do not fit the model."""
+        raise NotImplementedError
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

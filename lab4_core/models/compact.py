@@ -1,0 +1,91 @@
+"""A CVAE for two CPU cores: a U-Net on frames folded to half resolution, at a fortieth of the lab's FLOPs.
+
+It differs from the lab's model in four ways, each an answer to a known failure of rollouts:
+- down-sampling inside, and a latent of a few numbers at the coarsest scale, so z cannot carry the target's pixels;
+- GroupNorm, whose statistics do not depend on the batch;
+- a bounded output, mask x new colour + (1 - mask) x previous frame: what does not move is copied, not redrawn;
+- a reference frame (the first one at test time) as a constant memory of what the scene looks like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lab4_core.layers import PreActBlock, norm_act
+from lab4_core.models.base import ModelConfig
+from lab4_core.models.frame_cvae import FrameCVAE
+from lab4_core.registry import check, register
+
+
+class CompactCVAE(FrameCVAE):
+    """Frames (C, H, W), pose images (3, H, W); H and W multiples of 8."""
+
+    needs_reference = True
+
+    def __init__(self, cfg: Compact, frame_shape: tuple[int, ...], cond_shape: tuple[int, ...]):
+        super().__init__()
+        channels, height, width = frame_shape
+        w, fold = cfg.width, 4  # 2x2 pixels become 4 channels
+        self.latent_shape = (cfg.z_dim, height // 8, width // 8)
+        # a convolution of stacked images is the sum of one per image: pose and reference go ahead of the loop
+        self.frame_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
+        self.pose_stem = nn.Conv2d(cond_shape[0] * fold, w, 3, padding=1)
+        self.reference_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
+        widths = [w, 2 * w, 3 * w]
+        self.down = nn.ModuleList(
+            [PreActBlock(w, w), PreActBlock(widths[0], widths[1]), PreActBlock(widths[1], widths[2])]
+        )
+        self.z_in = nn.Conv2d(cfg.z_dim, widths[2], 1)
+        self.middle = PreActBlock(widths[2], widths[2])
+        self.up = nn.ModuleList([PreActBlock(widths[2] + widths[1], widths[1]), PreActBlock(widths[1] + w, w)])
+        self.head = nn.Sequential(norm_act(w), nn.Conv2d(w, (channels + 1) * fold, 3, padding=1))
+        self.posterior_net = nn.Sequential(
+            nn.Conv2d((channels + cond_shape[0]) * fold, w, 3, padding=1),
+            norm_act(w), nn.Conv2d(w, w, 3, stride=2, padding=1),
+            norm_act(w), nn.Conv2d(w, w, 3, stride=2, padding=1),
+            norm_act(w), nn.Conv2d(w, 2 * cfg.z_dim, 1),
+        )  # fmt: skip
+
+    def encode_cond(self, cond, groups=None):
+        folded = F.pixel_unshuffle(cond, 2)
+        return folded, self.pose_stem(folded)
+
+    def encode_reference(self, reference):
+        return self.reference_stem(F.pixel_unshuffle(reference, 2))
+
+    def posterior(self, h, c):
+        return self.posterior_net(torch.cat([F.pixel_unshuffle(h, 2), c[0]], 1)).chunk(2, dim=1)
+
+    def decode(self, x_prev, h, c, z, ref=None):
+        a = self.down[0](self.frame_stem(F.pixel_unshuffle(x_prev, 2)) + c[1] + ref)
+        b = self.down[1](F.avg_pool2d(a, 2))
+        m = self.middle(self.down[2](F.avg_pool2d(b, 2)) + self.z_in(z.to(b.dtype)))
+        u = self.up[0](torch.cat([F.interpolate(m, scale_factor=2), b], 1))
+        u = self.up[1](torch.cat([F.interpolate(u, scale_factor=2), a], 1))
+        new, mask = F.pixel_shuffle(self.head(u), 2).split([x_prev.shape[1], 1], dim=1)
+        return torch.lerp(x_prev, torch.sigmoid(new).to(x_prev.dtype), torch.sigmoid(mask).to(x_prev.dtype))
+
+
+@register("model", "compact")
+@dataclass(frozen=True, kw_only=True)
+class Compact(ModelConfig):
+    """width: channels at half resolution (twice and three times that below).  z_dim: channels of z at an eighth
+    of the resolution, 4 x 8 places for 32 x 64 frames."""
+
+    width: int = 32
+    z_dim: int = 4
+
+    def __post_init__(self):
+        check(self.width >= 8 and self.width % 8 == 0, "compact model: width", self.width, "a multiple of 8")
+        check(self.z_dim >= 1, "compact model: z_dim", self.z_dim, "1 or more")
+
+    def build(self, frame_shape, cond_shape):
+        check(len(frame_shape) == 3 and all(s % 8 == 0 for s in frame_shape[1:]), "compact model: frames", frame_shape,
+              "images (C, H, W) with H and W multiples of 8")  # fmt: skip
+        check(len(cond_shape) == 3 and cond_shape[1:] == frame_shape[1:], "compact model: conditions", cond_shape,
+              f"pose images (3, {frame_shape[1]}, {frame_shape[2]})")  # fmt: skip
+        return CompactCVAE(self, frame_shape, cond_shape)

@@ -1,0 +1,74 @@
+"""Optimizers by name, each with the learning rate it is known to work with here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from lab4_core.registry import check, register
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """`lr` is the learning rate that the schedule multiplies."""
+
+    lr: float = 1e-3
+
+    def __post_init__(self):
+        check(self.lr > 0, "optimizer lr", self.lr, "more than 0")
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+
+@register("optimizer", "adam")
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015); the lab's."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def build(self, parameters):
+        return torch.optim.Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)
+
+
+@register("optimizer", "adamw")
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.01
+
+    def build(self, parameters):
+        return torch.optim.AdamW(
+            parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay, fused=True
+        )
+
+
+@register("optimizer", "rmsprop")
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012, lecture 6), as report_002 proposes to compare."""
+
+    alpha: float = 0.99
+    momentum: float = 0.0
+
+    def build(self, parameters):
+        return torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, momentum=self.momentum)
+
+
+@register("optimizer", "sgd")
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+
+    def build(self, parameters):
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)

@@ -1,0 +1,137 @@
+"""What the commands' options are made of: flags from the fields of a dataclass, and the texts people type into them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from lab4_core.config import Config
+from lab4_core.errors import Lab4Error
+from lab4_core.lab_flags import LabFlags, TesterFlags, local_path
+
+# options of the commands themselves: a metavar, and no "(default: None)"
+Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Folder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
+Whole = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Number = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+
+
+def one_of(names: Sequence[str]) -> Any:
+    """The type of an option that takes one of these words, or is not given."""
+    return Annotated[Literal[tuple(names)] | None, arg(metavar="|".join(names), help_behavior_hint="")]
+
+
+def flags_of(cls: type, without: Sequence[str] = ()) -> type:
+    """A dataclass with the fields of `cls` as tyro flags, each unset until it is typed.
+
+    Help and the default that is shown come from the fields' metadata; the shown default is the lab's.
+    """
+    hints = typing.get_type_hints(cls)
+    made = []
+    for f in dataclasses.fields(cls):
+        if f.name in without:
+            continue
+        shown = f.metadata.get("lab", f.metadata.get("default", f.default))
+        kind, metavar, unset = _flag_type(f, hints[f.name])
+        settings = arg(
+            help=f.metadata["help"],
+            metavar=metavar,
+            help_behavior_hint="" if shown in (None, (), "") else f"(lab: {json.dumps(shown)})".replace('"', ""),
+        )
+        made.append((f.name, Annotated[kind, settings], field(default=unset)))
+    flags = dataclasses.make_dataclass(cls.__name__, made, frozen=True, kw_only=True)
+    flags.__doc__ = cls.__doc__
+    return flags
+
+
+def _flag_type(f: dataclasses.Field, hint: Any) -> tuple[Any, str | None, Any]:
+    """(type on the command line, what stands for its value in the help, the value of an unset flag)."""
+    if "family" in f.metadata:  # a registered part, by its name
+        return str | None, "KIND", None
+    if "lab" in f.metadata and f.default is not None:  # a switch, or text in which "None" is a word
+        return hint, None if hint is bool else "TEXT", f.default
+    options = [o for o in typing.get_args(hint) if o is not type(None)]
+    if typing.get_origin(hint) is Literal or hint is bool:
+        options = options or ["true", "false"]
+        return Literal[tuple(options)] | None, "|".join(options), None
+    inner = options[0] if options else hint
+    return inner | None, {int: "INT", float: "FLOAT", str: "TEXT"}[inner], None
+
+
+def typed(flags: Any) -> dict[str, Any]:
+    """The flags of a `flags_of(Config)` that were typed, as overrides."""
+    values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
+    return {k: _names(k, v) for k, v in values.items() if v is not None}
+
+
+COMMON = ("data", "model", "minutes", "seed")  # fields of Config that every command has as an option of its own
+
+
+ConfigFlags = flags_of(Config, without=COMMON)
+ConfigFlags.__doc__ = """Fields of a run. The defaults shown are the lab's; preset and profile may say otherwise.
+A KIND is the name of a part, an unknown one lists them all; --set annealing.cycles=4 sets a value of it."""
+TrainFlags = flags_of(LabFlags)
+TestFlags = flags_of(TesterFlags)
+
+
+def parse_sets(sets: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` texts as a dict. Raises `Lab4Error` for a text without a key or `=`."""
+    values = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not key.strip() or not equals:
+            raise Lab4Error(f"--set {text}: expected KEY=VALUE, as in --set annealing.cycles=4")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """A JSON value where the text is one, else the text."""
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+
+
+def parse_axis(text: str) -> list[Any]:
+    """The values of a sweep's axis: a JSON list, or values separated by commas."""
+    whole = parse_value(text)
+    if isinstance(whole, (list, dict)):
+        return whole if isinstance(whole, list) else [whole]
+    return [parse_value(v.strip()) for v in text.split(",")]
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides on overrides: a part named anew forgets what an earlier layer said of the old one."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for key in sorted(layer, key=lambda k: "." in k):
+            values = {k: v for k, v in values.items() if k != key and not k.startswith(f"{key}.")}
+            values[key] = layer[key]
+    return values
+
+
+def _names(key: str, value: Any) -> Any:
+    """Several strategies are named with commas."""
+    return [v for v in value.split(",") if v] if key == "strategies" and isinstance(value, str) else value
+
+
+def dataset_root(data: str | None, DR: str | None = None) -> str | None:
+    """The absolute path of the dataset that was named, if any: notebooks and runs read it from elsewhere."""
+    root = either("--data", data, "--DR", DR) or os.environ.get("LAB4_DATA")
+    return str(Path(local_path(root)).expanduser().resolve()) if root else None
+
+
+def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
+    if value and lab_value and value != lab_value:
+        raise Lab4Error(f"{name} {value} and {lab_name} {lab_value}: they mean the same, expected one of them")
+    return value or local_path(lab_value)

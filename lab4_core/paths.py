@@ -1,0 +1,51 @@
+"""Where things lie. Notebooks, commands and papermill all start in different directories,
+so every path that is not the user's own comes from here."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab4_core.errors import Lab4Error
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+BENCHMARKS = ROOT / "benchmarks"
+CACHE = Path(os.environ.get("LAB4_CACHE", ROOT / "data" / "cache"))
+
+
+def runs_dir(out: str | os.PathLike | None = None) -> Path:
+    """The folder that holds run directories: `out`, else `$LAB4_RUNS`, else `runs/` of the checkout."""
+    return Path(out or os.environ.get("LAB4_RUNS") or ROOT / "runs").expanduser().resolve()
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file beside its place and move it there when it is whole.
+
+    Yields the temporary path (same folder, same suffix). If the body raises, the old file is
+    untouched and the temporary one is gone. A full disk or a read-only folder becomes a `Lab4Error`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as f:  # on the disk before it takes the name
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise Lab4Error(
+            f"cannot write {path}: {e.strerror or e}; expected a folder that can be written to and has room left"
+        ) from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """`Path.write_text`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Progress that suits where it is shown: a bar in a notebook or a terminal, one line an epoch everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """`update(fraction, text)` as often as one likes, `line(text)` for what should stay, `close()`."""
+
+    def __init__(self, title: str):
+        self.title, self._last, self._begin = title, 0.0, time.monotonic()
+        self._bar = _notebook_bar() or _terminal_bar()
+
+    def update(self, fraction: float, text: str = "") -> None:
+        now = time.monotonic()
+        if self._bar and now - self._last > 0.3:
+            self._last = now
+            spent = now - self._begin
+            left = f"{_clock(spent / fraction - spent)} left" if 0.01 < fraction <= 1 else ""
+            self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
+
+    def line(self, text: str) -> None:
+        if self._bar is None:
+            print(f"{self.title}: {text}", flush=True)
+        else:
+            self._last = 0.0
+
+    def close(self, text: str = "") -> None:
+        if self._bar:
+            self._bar(self.title, 1.0, text)
+            if self._bar is _draw_terminal:
+                print(file=sys.stderr)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def _draw_terminal(title: str, fraction: float, text: str) -> None:
+    done = int(28 * fraction)
+    print(f"\r\x1b[K{title} [{'#' * done}{'.' * (28 - done)}] {text}", end="", file=sys.stderr, flush=True)
+
+
+def _terminal_bar():
+    return _draw_terminal if sys.stderr.isatty() else None
+
+
+def _notebook_bar():
+    """One output that is replaced, so a saved notebook keeps only the last state; no widget, whose state an export
+    would lose."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    if not shell or not hasattr(shell, "kernel"):
+        return None
+    from html import escape
+
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)
+
+    def draw(title: str, fraction: float, text: str) -> None:
+        handle.update(
+            HTML(
+                f"<label>{escape(title)} <progress value='{fraction:.3f}' max='1'></progress> "
+                f"<code>{escape(text)}</code></label>"
+            )
+        )
+
+    return draw

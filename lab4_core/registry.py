@@ -1,0 +1,157 @@
+"""Named, typed parts: a frozen dataclass is both the configuration of a part and its behaviour.
+
+    @register("annealing", "cosine")
+    @dataclass(frozen=True, kw_only=True)
+    class Cosine(Annealing):
+        fraction: float = 0.5
+        def __call__(self, step, total_steps) -> float: ...
+
+The part is then `{"kind": "cosine", "fraction": 0.5}` in JSON, in papermill parameters and on the
+command line, and nothing else has to be edited.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+import typing
+from typing import Any
+
+from lab4_core.errors import Lab4Error, unknown
+
+# family -> the module whose import registers the built-in parts. Imported on first use, so that
+# a command's --help does not pay for torch.
+FAMILIES = {
+    "annealing": "lab4_core.schedules",
+    "lr_schedule": "lab4_core.schedules",
+    "teacher_forcing": "lab4_core.teacher_forcing",
+    "loss": "lab4_core.losses",
+    "model": "lab4_core.models",
+    "data": "lab4_core.data",
+    "optimizer": "lab4_core.optimizers",
+    "strategy": "lab4_core.strategies",
+}
+_parts: dict[str, dict[str, type]] = {family: {} for family in FAMILIES}
+
+
+def register(family: str, kind: str):
+    """Class decorator: make a frozen dataclass known as `kind` of `family`."""
+    assert family in FAMILIES, f"no family {family!r}"
+
+    def add(cls: type) -> type:
+        assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls} must be a frozen dataclass"
+        cls.family, cls.kind = family, kind
+        _parts[family][kind] = cls
+        return cls
+
+    return add
+
+
+def kinds(family: str) -> list[str]:
+    """The names known in a family, sorted."""
+    importlib.import_module(FAMILIES[family])
+    return sorted(_parts[family])
+
+
+def part_class(family: str, kind: str) -> type:
+    if kind not in kinds(family):
+        raise unknown(family, kind, _parts[family])
+    return _parts[family][kind]
+
+
+def build(family: str, spec: Any) -> Any:
+    """A part from what a user writes: a name, a dict with `kind`, or the part itself.
+
+    Raises `Lab4Error` naming the field for an unknown kind, an unknown field or a value of the wrong type.
+    """
+    if getattr(spec, "family", None) == family:
+        return spec
+    if isinstance(spec, str):
+        spec = {"kind": spec}
+    if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
+        raise Lab4Error(
+            f"{family} = {spec!r}: expected a name or a dict with 'kind', one of {', '.join(kinds(family))}"
+        )
+    cls = part_class(family, spec["kind"])
+    return from_dict(cls, {k: v for k, v in spec.items() if k != "kind"}, where=f"{family} {spec['kind']!r}")
+
+
+def spec_of(part: Any) -> dict[str, Any]:
+    """The dict a part round-trips through: `build(family, spec_of(part)) == part`."""
+    return {"kind": part.kind, **{f.name: plain(getattr(part, f.name)) for f in dataclasses.fields(part)}}
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON types of a value: parts become dicts, tuples become lists."""
+    if dataclasses.is_dataclass(value):
+        return spec_of(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
+    """A dataclass from plain values, with each name and type checked (int is taken for float)."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for name in values:
+        if name not in fields:
+            raise unknown(f"field of {where}:", name, fields)
+    checked = {name: coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()}
+    return cls(**checked)
+
+
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint`, or a `Lab4Error` that names both. Strings of numbers are numbers
+    (papermill and the command line pass text)."""
+    options = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        inner, family, *_ = options
+        if inner is tuple:
+            if isinstance(value, (str, dict)):
+                value = [value] if value else []
+            return tuple(build(family, v) for v in value)
+        return build(family, value)
+    if origin is typing.Literal:
+        if value not in options:
+            raise Lab4Error(f"{where} = {value!r}: expected one of {', '.join(map(repr, options))}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
+            if type(None) in options:
+                return None
+        hint = next(o for o in options if o is not type(None))
+        return coerce(value, hint, where)
+    if origin is tuple:
+        if isinstance(value, str):
+            value = [v for v in value.replace(",", " ").split()]
+        if not isinstance(value, (list, tuple)):
+            raise Lab4Error(f"{where} = {value!r}: expected a list")
+        return tuple(coerce(v, options[0], f"{where}[{i}]") for i, v in enumerate(value))
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
+    try:
+        if hint is bool:
+            if isinstance(value, str):
+                return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            if isinstance(value, (bool, int)) and value in (0, 1):
+                return bool(value)
+        elif hint is str:
+            if isinstance(value, str):
+                return value
+        elif not isinstance(value, bool) and isinstance(value, (int, float, str)):
+            number = float(value)
+            if hint is float and number == number and abs(number) != float("inf"):
+                return number
+            if hint is int and number == int(number):
+                return int(number)
+    except (KeyError, ValueError, OverflowError):
+        pass
+    raise Lab4Error(f"{where} = {value!r}: expected {expected}")
+
+
+def check(ok: bool, where: str, value: Any, expected: str) -> None:
+    """The one sentence for a value out of range."""
+    if not ok:
+        raise Lab4Error(f"{where} = {value!r}: expected {expected}")
