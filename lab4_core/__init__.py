@@ -5,6 +5,7 @@ Public names are loaded on first use, so importing the package does not import t
 
 import importlib
 
+# name -> its file; no file may have one of these names, or importing it would hide the function
 _WHERE = {
     "Lab4Error": "errors",
     "Config": "config",
@@ -12,12 +13,12 @@ _WHERE = {
     "load_config": "presets",
     "load_data": "data",
     "train": "engine",
-    "evaluate": "predict",
-    "rollout": "predict",
-    "test": "predict",
-    "load_run": "predict",
-    "load_model": "predict",
-    "predict": "predict",
+    "evaluate": "inference",
+    "rollout": "inference",
+    "test": "inference",
+    "load_run": "inference",
+    "load_model": "inference",
+    "predict": "inference",
     "Run": "runlog",
     "Video": "media",
 }

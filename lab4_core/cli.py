@@ -5,12 +5,9 @@ torch, matplotlib and nbconvert are imported inside `main`, so that `--help` is 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import json
 import os
 import sys
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,56 +16,47 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from lab4_core.config import Config
+from lab4_core import lab_flags, options
+from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error
-from lab4_core.lab_flags import (
-    LabFlags,
-    TesterFlags,
-    find_checkpoint,
-    given,
-    lab_overrides,
-    local_path,
-    tester_overrides,
-)
+from lab4_core.lab_flags import LabFlags, TesterFlags
+from lab4_core.options import ConfigFlags, File, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
 from lab4_core.presets import PRESETS, PROFILES, load_config
-
-# ------------------------------------------------------------------------------------ options in common
 
 
 @dataclass(kw_only=True)
 class Common:
-    data: str | None = None
+    data: Folder = None
     """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
-    out: str | None = None
-    """folder for what the command writes; else $LAB4_RUNS, else runs/ of the checkout"""
-    profile: Literal[tuple(PROFILES)] | None = None
-    """amount of work: smoke (a minute), demo (minutes), full (as the preset says)"""
-    preset: Literal[tuple(PRESETS)] | None = None
-    """recipe: model and how it is trained; lab is the lab's own, compact is for two CPU cores"""
-    model: str | None = None
+    out: Folder = None
+    """where the results go; else $LAB4_RUNS, else runs/ of the checkout"""
+    profile: options.one_of(PROFILES) = None
+    """amount of work: smoke (a minute), demo (minutes), full (as the preset says); demo unless the length of the
+    training is given"""
+    preset: options.one_of(PRESETS) = None
+    """recipe, the model and how it is trained: compact is for two CPU cores, lab is the lab's own; compact unless a
+    flag of the lab is given"""
+    model: Text = None
     """name of the network, instead of the preset's"""
-    minutes: float | None = None
+    minutes: Number = None
     """train for this many minutes of wall time, the schedules stretched over them"""
-    seed: int | None = None
-    """seed of weights, data order, noise and teacher-forcing draws"""
-    sets: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE", help_behavior_hint="")] = ()
-    """any field of a run or of a part of it, as in annealing=monotonic or annealing.cycles=4; may be repeated.
-    In lab4 sweep, values separated by commas are the values to try; a value may be JSON"""
+    seed: Whole = None
+    """seed of weights, data order, noise and teacher-forcing draws (0)"""
+    sets: Sets = ()
+    """any field of a run or of its parts, as annealing=monotonic or annealing.cycles=4; may be repeated.
+    For lab4 sweep, commas separate the values to try. A value may be JSON"""
 
-    def overrides(self) -> dict[str, Any]:
-        values = {k: getattr(self, k) for k in ("model", "seed", "minutes") if getattr(self, k) is not None}
-        return values | ({"steps": None} if self.minutes is not None else {})  # minutes take the place of steps
+    def own(self) -> dict[str, Any]:
+        """The overrides that have an option of their own."""
+        return {k: getattr(self, k) for k in ("model", "seed", "minutes") if getattr(self, k) is not None}
 
     def recipe(self, overrides: Mapping[str, Any], lab: bool = False) -> dict[str, str]:
         """Preset and profile. Whoever says how long to train means that, not a profile's number of steps."""
-        amount_given = any(overrides.get(k) is not None for k in ("epochs", "steps", "minutes"))
+        length_given = any(overrides.get(k) is not None for k in ("epochs", "steps", "minutes"))
         return {
             "preset": self.preset or ("lab" if lab else "compact"),
-            "profile": self.profile or ("full" if lab or amount_given else "demo"),
+            "profile": self.profile or ("full" if lab or length_given else "demo"),
         }
-
-
-# --------------------------------------------------------------------------------------------- commands
 
 
 @dataclass(kw_only=True)
@@ -84,27 +72,29 @@ class Train(Common):
 
     def configuration(self) -> tuple[Config, list[str]]:
         """The run that is meant, and the lines on flags without an effect."""
-        flags = self.lab_flags()
-        lab_values, notes = lab_overrides(flags)
-        sets = {k: _names(k, parse_value(v)) for k, v in parse_sets(self.sets).items()}
-        overrides = layered(lab_values, typed(self.config), self.overrides(), sets)
-        recipe = self.recipe(overrides, lab=bool(given(flags)))
+        flags = self.flags()
+        lab_values, notes = lab_flags.lab_overrides(flags)
+        overrides = layer(
+            lab_values, options.typed(self.config), self.own(), options.set_overrides(self.sets)
+        )
+        recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
+        root = options.dataset_root(options.either("--data", self.data, "--DR", flags.DR))
         try:
-            return load_config(**recipe, data=dataset_root(self.data, flags.DR), overrides=overrides), notes
+            return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
-            lists = [f"{k}={v}" for k, v in sets.items() if isinstance(v, str) and "," in v]
+            lists = [text for text in self.sets if "," in text]
             if lists:
                 raise Lab4Error(f"{e} (to try several values: lab4 sweep --set {' --set '.join(lists)})") from e
             raise
 
-    def lab_flags(self) -> LabFlags:
+    def flags(self) -> LabFlags:
         return LabFlags(**vars(self.lab))
 
     def main(self) -> None:
-        flags = self.lab_flags()
+        flags = self.flags()
         cfg, notes = self.configuration()
-        out = either("--out", self.out, "--save_root", flags.save_root)
-        ckpt = either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
+        out = options.either("--out", self.out, "--save_root", flags.save_root)
+        ckpt = options.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
         loggers = tuple(dict.fromkeys(self.logger))
         if flags.use_wandb and importlib.util.find_spec("wandb"):
             loggers = tuple(dict.fromkeys((*loggers, "wandb")))
@@ -119,14 +109,18 @@ class Train(Common):
             )
         note(*notes)
         if flags.test:
-            run = open_run(ckpt, out, {k: v for k, v in cfg.to_dict().items() if k in ("model", "data", "eval_frames")})
-            print_score(score(run, cfg.data, device=cfg.device))
+            root = options.either("--data", self.data, "--DR", flags.DR)
+            run = open_run(ckpt, out, root, {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")})
+            result = score(run, root, device=cfg.device)
+            print_score(result)
         else:
             from lab4_core.engine import train
 
             run = train(cfg, out=out, resume=self.resume, loggers=loggers)
             if run.result.get("status") == "partial":
                 raise KeyboardInterrupt
+            result = run.scores()
+        draw(run, result, loss=flags.plot_training_loss and not flags.test, psnr=flags.plot_psnr or flags.test)
         print(run.dir)
 
 
@@ -138,17 +132,16 @@ class Evaluate:
     """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
     split: Literal["val", "train"] = "val"
     """the clips to score; test clips have no ground truth"""
-    samples: int | None = None
+    samples: Whole = None
     """rollouts with different z averaged per clip; else as the run says"""
-    data: str | None = None
+    data: Folder = None
     """another dataset than the run's own, in the LAB4 layout"""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto"""
 
     def main(self) -> None:
-        dataset = lab4_dataset(self.data)
-        run = open_run(self.run, None, {"data": dataset} if dataset else {})
-        print_score(score(run, dataset, self.split, self.samples, self.device))
+        run = open_run(self.run, None, self.data, {})
+        print_score(score(run, self.data, self.split, self.samples, self.device))
 
 
 @dataclass(kw_only=True)
@@ -157,9 +150,9 @@ class Test:
 
     run: Annotated[Positional[str | None], arg(metavar="RUN", help_behavior_hint="")] = None
     """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
-    data: str | None = None
+    data: Folder = None
     """dataset in the LAB4 layout; else the run's own"""
-    out: str | None = None
+    out: Folder = None
     """folder for the files; else test/ in the run"""
     seed: int = 0
     """seed of z"""
@@ -169,20 +162,20 @@ class Test:
 
     def main(self) -> None:
         flags = TesterFlags(**vars(self.lab))
-        values, notes = tester_overrides(flags)
-        ckpt = either("RUN", self.run, "--ckpt", either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path))
-        out = either("--out", self.out, "--save_root", flags.save_root)
-        size = {k.removeprefix("data."): v for k, v in values.items() if k.startswith("data.")}
-        dataset = lab4_dataset(either("--data", self.data, "--DR", flags.DR), size)
+        values, notes = lab_flags.tester_overrides(flags)
+        ckpt = options.either(
+            "RUN", self.run, "--ckpt", options.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
+        )
+        out = options.either("--out", self.out, "--save_root", flags.save_root)
+        root = options.either("--data", self.data, "--DR", flags.DR)
         if not ckpt:
             raise Lab4Error("nothing to test: expected a RUN, or --ckpt FILE")
         note(*notes)
-        model = {k: v for k, v in values.items() if k.startswith("model.")}
-        run = open_run(ckpt, None, model | ({"data": dataset} if dataset else {}))
+        run = open_run(ckpt, None, root, values)
 
-        from lab4_core.predict import test
+        from lab4_core.inference import test
 
-        for path in test(run, load(dataset), out=out, seed=self.seed, device=self.device):
+        for path in test(run, dataset_for(run, root), out=out, seed=self.seed, device=self.device):
             print(path)
 
 
@@ -193,9 +186,12 @@ class Report(Common):
     def main(self) -> None:
         from lab4_core.report import make_report
 
-        sets = {k: _names(k, parse_value(v)) for k, v in parse_sets(self.sets).items()}
-        overrides = layered(self.overrides(), sets)
-        print(make_report(**self.recipe(overrides), data=dataset_root(self.data), out=self.out, overrides=overrides))
+        overrides = layer(self.own(), options.set_overrides(self.sets))
+        print(
+            make_report(
+                **self.recipe(overrides), data=options.dataset_root(self.data), out=self.out, overrides=overrides
+            )
+        )
 
 
 @dataclass(kw_only=True)
@@ -207,13 +203,13 @@ class Sweep(Common):
     """processes here, Ray tasks, or Slurm jobs (through submitit)"""
     slots: int = 0
     """points at the same time, each with its share of the cores; 0 is one for every two cores"""
-    file: str | None = None
+    file: File = None
     """YAML: a mapping of keys to lists of values is a grid, a list is a list of points; --set crosses it"""
-    address: str | None = None
+    address: Text = None
     """ray: address of a cluster; else one is started here"""
-    cluster: str | None = None
+    cluster: Text = None
     """slurm: "local" runs submitit's stand-in for a cluster on this machine"""
-    partition: str | None = None
+    partition: Text = None
     """slurm: partition of the jobs"""
     timeout_min: int = 240
     """slurm: minutes after which a job is ended"""
@@ -221,7 +217,7 @@ class Sweep(Common):
     def points(self) -> list[dict[str, Any]]:
         from lab4_core.sweep import expand, read_file
 
-        axes = {key: parse_axis(value) for key, value in parse_sets(self.sets).items()}
+        axes = {key: options.parse_axis(value) for key, value in options.parse_sets(self.sets).items()}
         points = read_file(self.file) if self.file else [{}]
         return [point for a in points for b in expand(axes) if (point := {**a, **b})]
 
@@ -229,14 +225,14 @@ class Sweep(Common):
         from lab4_core.paths import runs_dir
         from lab4_core.sweep import run_sweep
 
-        points, own = self.points(), self.overrides()
+        points, own = self.points(), self.own()
         recipe = self.recipe({**own, **(points[0] if points else {})})
-        data = dataset_root(self.data)
+        data = options.dataset_root(self.data)
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
-        options = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min")}
-        rows = run_sweep(points, out, {**common, "overrides": own}, self.engine, self.slots, options=options)
+        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min")}
+        rows = run_sweep(points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine)
         failed = sum(row["status"] != "finished" for row in rows)
         if failed:
             note(f"{failed} of {len(rows)} points did not finish; the same command runs these again")
@@ -250,14 +246,14 @@ class Data:
 
     out: str
     """a new folder"""
-    clips: int = 16
+    clips: int = 4
     """training clips"""
     frames: int = 630
     """frames of a clip"""
     test_clips: int = 2
     """test clips"""
     seed: int = 0
-    """another seed is another person in another studio"""
+    """another seed is other motion and other film noise"""
     size: str = "64x32"
     """width x height of the pictures, pixels"""
 
@@ -278,23 +274,26 @@ class Import:
 
     ckpt: Annotated[Positional[str], arg(metavar="CKPT")]
     """its .ckpt file: {"state_dict": ...} or the bare weights"""
-    out: str | None = None
+    out: Folder = None
     """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
     norm: Literal["image", "running"] = "image"
     """BatchNorm of the poses: by each image's own statistics, as the lab's template trains and tests, or by the
     running averages"""
+    sets: Sets = ()
+    """other values of the model, as model.f_dim=64"""
 
     def main(self) -> None:
-        from lab4_core.predict import import_checkpoint
+        from lab4_core.inference import import_checkpoint
 
-        print(import_checkpoint(local_path(self.ckpt), self.out, {"model.norm": self.norm}).dir)
+        overrides = {"model.norm": self.norm, **options.set_overrides(self.sets)}
+        print(import_checkpoint(lab_flags.local_path(self.ckpt), self.out, overrides).dir)
 
 
 @dataclass(kw_only=True)
 class Bench:
     """Measure training steps, rollouts and what they are made of on this machine."""
 
-    json: str | None = None
+    json: File = None
     """also write the measurements to this file"""
     quick: bool = False
     """fewer repeats"""
@@ -319,32 +318,40 @@ COMMANDS = {
 # ----------------------------------------------------------------------------------- what they share
 
 
-def open_run(text: str, out: str | None, overrides: dict[str, Any]) -> Any:
-    """The run that a path means; a checkpoint of the lab becomes one under `out`, with `overrides`."""
-    from lab4_core.predict import import_checkpoint, load_run
+def note(*lines: str) -> None:
+    for line in lines:
+        print(f"lab4: note: {line}", file=sys.stderr)
 
-    path, line = find_checkpoint(text)
+
+def open_run(text: str, out: str | None, root: str | None, overrides: Mapping[str, Any]) -> Any:
+    """The run that a path means. A checkpoint of the lab becomes one under `out`, of the dataset at `root` and with
+    these overrides."""
+    from lab4_core.inference import import_checkpoint, load_run
+
+    path, line = lab_flags.find_checkpoint(text)
     note(*filter(None, [line]))
-    return load_run(path) if path.is_dir() else import_checkpoint(path, out, overrides)
+    if path.is_dir():
+        return load_run(path)
+    folder = options.dataset_root(root)
+    data = {"data": "lab4", "data.root": folder} if folder else {}
+    return import_checkpoint(path, out, layer(data, overrides))
 
 
-def lab4_dataset(root: str | None, size: Mapping[str, int] | None = None) -> dict[str, Any] | None:
-    """The dataset part of a folder, None where none is named."""
-    return {"kind": "lab4", "root": dataset_root(root), **(size or {})} if root else None
-
-
-def load(dataset: Any) -> Any:
-    """The loaded dataset of a part or its dict; None stays None, for the run's own."""
-    from lab4_core import registry
+def dataset_for(run: Any, root: str | None) -> Any:
+    """The dataset in a folder at the frame size of the run's own; None where no folder is named: the run's own."""
     from lab4_core.data import load_data
+    from lab4_core.registry import build
 
-    return load_data(registry.build("data", dataset)) if dataset is not None else None
+    if not root:
+        return None
+    size = {k: v for k in ("height", "width") if (v := getattr(run.config.data, k, None))}
+    return load_data(build("data", {"kind": "lab4", "root": options.dataset_root(root), **size}))
 
 
-def score(run: Any, dataset: Any, split: str = "val", samples: int | None = None, device: str = "auto") -> Any:
-    from lab4_core.predict import evaluate
+def score(run: Any, root: str | None, split: str = "val", samples: int | None = None, device: str = "auto") -> Any:
+    from lab4_core.inference import evaluate
 
-    return evaluate(run, split=split, n_samples=samples, data=load(dataset), device=device)
+    return evaluate(run, split=split, n_samples=samples, data=dataset_for(run, root), device=device)
 
 
 def print_score(score: Any) -> None:
@@ -359,13 +366,30 @@ def print_score(score: Any) -> None:
         print(f"{key}: {value}")
 
 
+def draw(run: Any, result: Any, loss: bool, psnr: bool) -> None:
+    """The pictures that --plot_training_loss and --plot_psnr ask for, in the run's folder."""
+    if not (loss or psnr):
+        return
+    from lab4_core import plots
+    from lab4_core.paths import replacing
+
+    figures = {"training_loss.png": lambda: plots.plot_training([run])} if loss else {}
+    if psnr:
+        n_past = run.config.n_past
+        figures["psnr_per_frame.png"] = lambda: plots.plot_psnr_per_frame({run.name: result}, n_past=n_past)
+    for name, figure in figures.items():
+        with replacing(run.dir / "figures" / name) as temporary:
+            figure().savefig(temporary, dpi=110)
+        print(run.dir / "figures" / name)
+
+
 def check_points(
     points: Sequence[Mapping[str, Any]], own: Mapping[str, Any], recipe: Mapping[str, str], data: str | None
 ) -> None:
     """A sweep in which no point can run is a mistake in its command: raise the first point's error at once."""
     for i, point in enumerate(points):
         keys = {"preset", "profile"}
-        overrides = layered(own, {k: v for k, v in point.items() if k not in keys})
+        overrides = layer(own, {k: v for k, v in point.items() if k not in keys})
         try:
             load_config(**{**recipe, **{k: v for k, v in point.items() if k in keys}}, data=data, overrides=overrides)
             return
@@ -375,9 +399,9 @@ def check_points(
         raise error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0, 1 (a sweep with failed points), 2 (an error), 130 (Ctrl-C)."""
-    command = tyro.extras.subcommand_cli_from_dict(
+def parse(argv: Sequence[str] | None = None) -> Any:
+    """The command of a command line. tyro prints its own error for a wrong one and exits with 2."""
+    return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="lab4",
         description="Conditional VAEs that predict video: train, score and roll out.",
@@ -385,6 +409,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_underscores=True,
         config=(FlagCreatePairsOff,),
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 1 (a sweep with failed points), 2 (an error), 130 (Ctrl-C)."""
+    command = parse(argv)
     try:
         return command.main() or 0
     except Lab4Error as e:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -42,7 +43,8 @@ class Config:
     model: Annotated[Any, "model"] = part("model", "lab", "the network")
     data: Annotated[Any, "data"] = part("data", "dancer", "the dataset")
     loss: Annotated[Any, "loss"] = part("loss", "elbo", "reconstruction + beta x KL")
-    annealing: Annotated[Any, "annealing"] = part("annealing", "cyclical", "beta over training")
+    beta: float = opt(1.0, "weight of the KL term; annealing multiplies it")
+    annealing: Annotated[Any, "annealing"] = part("annealing", "cyclical", "factor on beta over training")
     teacher_forcing: Annotated[Any, "teacher_forcing"] = part(
         "teacher_forcing", "linear", "share of ground truth in the next input"
     )
@@ -80,7 +82,7 @@ class Config:
 
     def __post_init__(self):
         at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,
-                    "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0}  # fmt: skip
+                    "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0, "beta": 0}  # fmt: skip
         for name, low in at_least.items():
             check(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
         for name in ("partial", "fast_partial"):
@@ -122,8 +124,32 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides on overrides, the later the stronger.
+
+    A part set to another kind forgets what was said of the old one; naming the kind it already has changes nothing.
+    A length in epochs, steps or minutes takes the place of an earlier one in steps or minutes.
+    """
+    families = {f.name: f.metadata["default"] for f in dataclasses.fields(Config) if "family" in f.metadata}
+    values: dict[str, Any] = {}
+    for new in layers:
+        if any(new.get(name) is not None for name in ("steps", "minutes")):
+            values = {**values, "steps": None, "minutes": None}
+        for key in sorted(new, key=lambda k: "." in k):  # the part first, then its values
+            if key in families and _kind(values.get(key, families[key])) == new[key]:
+                values.setdefault(key, new[key])
+                continue
+            values = {k: v for k, v in values.items() if not k.startswith(f"{key}.")}
+            values[key] = new[key]
+    return values
+
+
+def _kind(part: Any) -> Any:
+    return part.get("kind") if isinstance(part, Mapping) else part
+
+
 def merge(values: dict[str, Any]) -> dict[str, Any]:
-    """Fold `part.field` keys into their part's dict: {"annealing.cycles": 4} -> {"annealing": {"kind": …, "cycles": 4}}.
+    """Fold `part.field` keys into their part's dict: `annealing.cycles = 4` becomes `annealing = {"kind": …, "cycles": 4}`.
 
     A key without a dot sets the whole part first, in whatever order the keys come.
     """

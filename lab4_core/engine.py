@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -21,11 +20,11 @@ from lab4_core.config import Config
 from lab4_core.data import VideoData, load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
-from lab4_core.metrics import Score
 from lab4_core.models.base import count_parameters
 from lab4_core.paths import runs_dir
 from lab4_core.progress import Progress
 from lab4_core.runlog import Run
+from lab4_core.scores import Score
 from lab4_core.trackers import Trackers
 from lab4_core.training import Learner, build_model, make_batch
 
@@ -137,7 +136,7 @@ class _Training:
 
     def one_step(self, at: Position) -> None:
         cfg = self.cfg
-        beta, lr = at.of(cfg.annealing), cfg.optimizer.lr * at.of(cfg.lr_schedule)
+        beta, lr = cfg.beta * at.of(cfg.annealing), cfg.optimizer.lr * at.of(cfg.lr_schedule)
         batch = make_batch(cfg, self.train_clips, at, self.step, self.learner.model.needs_reference)
         terms = self.learner.step(batch, self.step, beta, lr)
         self.step += 1
@@ -214,7 +213,7 @@ class _Training:
     def result(self, status: str, reason: str | None = None) -> dict[str, Any]:
         model, cfg = self.learner.model, self.cfg
         pixels = self.data.train.frames[0].numel()
-        peak = max(cfg.annealing(s, 1000) for s in range(1000))
+        peak = cfg.beta * max(cfg.annealing(s, 1000) for s in range(1000))
         return {
             "status": status,
             "reason": reason,

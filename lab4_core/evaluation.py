@@ -10,9 +10,10 @@ import torch
 from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
-from lab4_core.metrics import Score, baselines, frame_scores
+from lab4_core.metrics import baselines, frame_scores
 from lab4_core.models.base import VideoPredictor
-from lab4_core.rollout import rollout
+from lab4_core.free_running import rollout
+from lab4_core.scores import Score
 
 
 def clip_batch(clips: Clips, frames: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

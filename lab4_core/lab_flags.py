@@ -126,17 +126,16 @@ def given(flags: LabFlags) -> dict[str, Any]:
 def lab_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
     """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line.
 
-    A part that a flag belongs to is set as a whole, so the flags mean the same whatever the preset.
+    The flags of teacher forcing and of annealing set the part as a whole, so they mean the lab's whatever the preset.
     Raises `Lab4Error` for an unknown --kl_anneal_type or --optim.
     """
     typed = given(flags)
     values: dict[str, Any] = {}
     notes = [f"--{name} {_shown(typed[name])}has no effect: {why}" for name, why in NO_EFFECT.items() if name in typed]
 
-    if "optim" in typed or "lr" in typed:
-        values["optimizer"] = _choice("optim", flags.optim or "Adam", {"adam": "adam", "adamw": "adamw"})
-        if "lr" not in typed:
-            values["optimizer.lr"] = 1e-3  # the lab's, whichever optimizer
+    if "optim" in typed:
+        values["optimizer"] = _choice("optim", flags.optim, {"adam": "adam", "adamw": "adamw"})
+        values["optimizer.lr"] = 1e-3  # the lab's, whichever optimizer
     if typed.keys() & {"tfr", "tfr_sde", "tfr_d_step"}:
         values["teacher_forcing"] = "linear"
     if typed.keys() & {"kl_anneal_type", "kl_anneal_ratio", "kl_anneal_cycle"}:

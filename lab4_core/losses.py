@@ -61,7 +61,7 @@ class Elbo:
         """
         pixels = x[0, 0].numel() if self.mse == "mean" else 1
         clips = x.shape[0]
-        error = (x_pred - x).float()
+        error = x_pred - x  # x is fp32, and so is the difference
         mse = error.square().sum() / (pixels * clips)
         kl = kld.sum() / (clips * (n_latent if self.kld == "mean" else 1))
         loss = mse + beta * kl

@@ -10,7 +10,7 @@ import html
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,7 +185,8 @@ def save_mp4(path: Any, frames: Any, fps: float = 20) -> Path:
     with replacing(path) as temporary:
         iio.imwrite(
             temporary, frames, plugin="FFMPEG", extension=".mp4", fps=fps, codec="libx264", pixelformat="yuv420p",
-            macro_block_size=1, quality=None, output_params=["-crf", "20", "-tune", "animation", "-movflags", "+faststart"],
+            macro_block_size=1, quality=None,
+            output_params=["-crf", "20", "-tune", "animation", "-movflags", "+faststart"],
         )  # fmt: skip
     return Path(path)
 
@@ -203,16 +204,16 @@ def data_uri(content: bytes, mime: str) -> str:
 
 def figure_html(content: bytes, mime: str, alt: str, caption: str) -> str:
     """One HTML figure that carries its picture: nothing to load, alt text and caption escaped."""
-    alt, src = html.escape(alt, quote=True), data_uri(content, mime)
+    alt, src, fit = html.escape(alt, quote=True), data_uri(content, mime), 'style="max-width:100%"'
     if mime.startswith("video/"):
-        media = f'<video autoplay loop muted playsinline controls aria-label="{alt}" style="max-width:100%" src="{src}">{alt}</video>'
+        media = f'<video autoplay loop muted playsinline controls aria-label="{alt}" {fit} src="{src}">{alt}</video>'
     else:
-        media = f'<img alt="{alt}" style="max-width:100%" src="{src}">'
+        media = f'<img alt="{alt}" {fit} src="{src}">'
     under = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f'<figure style="margin:0.5em 0">{media}{under}</figure>'
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Video:
     """A clip in one or more panels that shows itself in a notebook and in what nbconvert makes of it.
 
@@ -222,6 +223,7 @@ class Video:
     """
 
     panels: Mapping[str, Any]
+    _: KW_ONLY
     title: str = ""
     alt: str = ""
     fps: float = 20.0

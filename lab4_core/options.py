@@ -11,7 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
@@ -23,6 +23,7 @@ Folder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
 File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 Whole = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 Number = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+Sets = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=VALUE", help_behavior_hint="")]
 
 
 def one_of(names: Sequence[str]) -> Any:
@@ -70,7 +71,7 @@ def _flag_type(f: dataclasses.Field, hint: Any) -> tuple[Any, str | None, Any]:
 def typed(flags: Any) -> dict[str, Any]:
     """The flags of a `flags_of(Config)` that were typed, as overrides."""
     values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
-    return {k: _names(k, v) for k, v in values.items() if v is not None}
+    return {k: names(k, v) for k, v in values.items() if v is not None}
 
 
 COMMON = ("data", "model", "minutes", "seed")  # fields of Config that every command has as an option of its own
@@ -110,28 +111,24 @@ def parse_axis(text: str) -> list[Any]:
     return [parse_value(v.strip()) for v in text.split(",")]
 
 
-def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides on overrides: a part named anew forgets what an earlier layer said of the old one."""
-    values: dict[str, Any] = {}
-    for layer in layers:
-        for key in sorted(layer, key=lambda k: "." in k):
-            values = {k: v for k, v in values.items() if k != key and not k.startswith(f"{key}.")}
-            values[key] = layer[key]
-    return values
-
-
-def _names(key: str, value: Any) -> Any:
-    """Several strategies are named with commas."""
+def names(key: str, value: Any) -> Any:
+    """Several strategies are named with commas between them."""
     return [v for v in value.split(",") if v] if key == "strategies" and isinstance(value, str) else value
 
 
-def dataset_root(data: str | None, DR: str | None = None) -> str | None:
-    """The absolute path of the dataset that was named, if any: notebooks and runs read it from elsewhere."""
-    root = either("--data", data, "--DR", DR) or os.environ.get("LAB4_DATA")
-    return str(Path(local_path(root)).expanduser().resolve()) if root else None
+def set_overrides(sets: Sequence[str]) -> dict[str, Any]:
+    """The overrides of `Config` that `--set` gives a single run."""
+    return {k: names(k, parse_value(v)) for k, v in parse_sets(sets).items()}
 
 
 def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
+    """Of two options with one meaning the one that is given."""
     if value and lab_value and value != lab_value:
         raise Lab4Error(f"{name} {value} and {lab_name} {lab_value}: they mean the same, expected one of them")
     return value or local_path(lab_value)
+
+
+def dataset_root(data: str | None) -> str | None:
+    """The absolute path of the dataset that is named here or in $LAB4_DATA, if any: runs are read from elsewhere."""
+    root = data or os.environ.get("LAB4_DATA")
+    return str(Path(local_path(root)).expanduser().resolve()) if root else None

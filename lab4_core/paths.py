@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lab4_core.errors import Lab4Error
@@ -42,7 +42,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             f"cannot write {path}: {e.strerror or e}; expected a folder that can be written to and has room left"
         ) from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a parent that is a file
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lab4_core.config import Config
+from lab4_core.config import Config, layer
 from lab4_core.errors import unknown
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -14,23 +14,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights.
     "compact": {
         "model": "compact",
-        "batch_size": 4,
-        "n_frames": 6,
+        "batch_size": 10,
+        "n_frames": 3,
         "windows": "random",
-        "epochs": 10,
+        "epochs": 20,
         "optimizer": {"kind": "adamw", "lr": 2e-3},
         "lr_schedule": {"kind": "cosine", "warmup": 0.02},
-        "annealing.unit": "step",
-        "annealing.stop": 1e-3,
+        "beta": 1e-5,
+        "annealing.cycles": 4,
         "teacher_forcing": {"kind": "constant", "ratio": 0.0},
-        "strategies": [{"kind": "ema"}, {"kind": "input_noise"}],
-        "eval_every": 2,
+        "strategies": ["ema", "input_noise", "distant_start"],
+        "eval_every": 4,
     },
 }
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 60, "epochs": 4, "eval_every": 0, "eval_frames": 120},
-    "demo": {"steps": 900, "epochs": 10, "eval_every": 2},
+    "smoke": {"steps": 60, "epochs": 8, "eval_every": 0, "eval_frames": 120},
+    "demo": {"steps": 900, "epochs": 20, "eval_every": 4},
     "full": {},
 }
 
@@ -50,13 +50,6 @@ def load_config(
         raise unknown("profile", profile, PROFILES)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    overrides = overrides or {}
-    values: dict[str, Any] = {"name": preset}
     root = data or os.environ.get("LAB4_DATA")
     dataset = {"data": {"kind": "lab4", "root": str(root)}} if root else {}
-    for layer in (PRESETS[preset], PROFILES[profile], dataset, overrides):
-        for key, value in layer.items():
-            if "." not in key:  # a new part replaces what was said of the old one
-                values = {k: v for k, v in values.items() if not k.startswith(f"{key}.")}
-            values[key] = value
-    return Config.from_dict(values)
+    return Config.from_dict(layer({"name": preset}, PRESETS[preset], PROFILES[profile], dataset, overrides or {}))

@@ -120,13 +120,12 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
-            if type(None) in options:
-                return None
+            return None
         hint = next(o for o in options if o is not type(None))
         return coerce(value, hint, where)
     if origin is tuple:
         if isinstance(value, str):
-            value = [v for v in value.replace(",", " ").split()]
+            value = value.replace(",", " ").split()
         if not isinstance(value, (list, tuple)):
             raise Lab4Error(f"{where} = {value!r}: expected a list")
         return tuple(coerce(v, options[0], f"{where}[{i}]") for i, v in enumerate(value))

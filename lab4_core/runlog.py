@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.metrics import Score
 from lab4_core.paths import replacing, write_text
+from lab4_core.scores import Score
 
 
 class Run:
@@ -76,9 +76,9 @@ class Run:
         return f"Run({self.name}: {status}{psnr})"
 
 
-def create(folder: Path, config: Config) -> Run:
-    """The run of a folder, made if it is new."""
-    if not (folder / "config.json").is_file():
+def create(folder: Path, config: Config, anew: bool = False) -> Run:
+    """The run of a folder, made if it is new; `anew` writes its configuration again."""
+    if anew or not (folder / "config.json").is_file():
         write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
     return Run(folder)
 
@@ -129,7 +129,7 @@ class MetricsFile:
     def __init__(self, path: Path, size: int = 0):
         path.touch()
         os.truncate(path, min(size, path.stat().st_size))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115: closed by close(), at the end of a run
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (until the end of the run)
         self.size = path.stat().st_size
 
     def append(self, record: dict[str, Any]) -> None:

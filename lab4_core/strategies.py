@@ -15,13 +15,19 @@ from lab4_core.registry import check, register
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """Hooks, each of which does nothing unless overridden. `feeds` says that `feed` changes the model's inputs."""
+    """Hooks, each of which does nothing unless overridden. `feeds` says that `feed` changes the model's inputs,
+    `wants_other` that `begin` does something."""
 
     feeds = False
+    wants_other = False
 
     def start(self, model: nn.Module) -> dict[str, Tensor]:
         """What the strategy remembers, before the first step."""
         return {}
+
+    def begin(self, first: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+        """The frame a training clip begins with, (B, C, H, W); `other` is a frame drawn from anywhere in its clip."""
+        return first
 
     def feed(self, x_in: Tensor, x_last: Tensor, rng: torch.Generator) -> Tensor:
         """The frame the model is about to see as its input (M, C, H, W) in [0, 1]; x_last is the input before it."""
@@ -89,3 +95,23 @@ class InputNoise(Strategy):
         gain = 1 + self.contrast * normal(m, 1, 1, 1)
         worse = (x_in - 0.5) * gain + 0.5 + self.brightness * normal(m, 1, 1, 1) + self.noise * normal(*x_in.shape)
         return torch.where(keep, x_in, worse.clamp(0, 1))
+
+
+@register("strategy", "distant_start")
+@dataclass(frozen=True, kw_only=True)
+class DistantStart(Strategy):
+    """Begin a share of the training clips with a frame from elsewhere in the clip.
+
+    From one frame to the next hardly anything moves, so a model soon copies the person and never learns to draw one.
+    After a jump copying fails, and the pose has to be read; rollouts that have gone wrong are mended the same way.
+    """
+
+    share: float = 0.5
+    wants_other = True
+
+    def __post_init__(self):
+        check(0 <= self.share <= 1, "distant_start strategy: share", self.share, "in [0, 1]")
+
+    def begin(self, first, other, rng):
+        jump = torch.rand((first.shape[0], 1, 1, 1), generator=rng, device=first.device) < self.share
+        return torch.where(jump, other, first)

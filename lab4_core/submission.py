@@ -99,8 +99,8 @@ def kaggle_score(clips: Iterable[Any], truth: Iterable[Any]) -> dict[str, Any]:
 
     clips, truth: as many clips each, shapes as in `media.to_uint8`; a clip may stop before frame 600.
     Returns {"clips": dB of each clip, "psnr": their mean, "public": of the first three, "private": of the last two,
-    "frames": frames scored of the shortest clip}; public and private are None unless there are five. A frame without any error
-    counts as infinite.
+    "frames": frames scored of the shortest clip}; public and private are None unless there are five. A frame without
+    any error counts as infinite.
     """
     clips, truth = [to_uint8(c) for c in clips], [to_uint8(c) for c in truth]
     if not clips or [c.shape for c in clips] != [t.shape for t in truth]:

@@ -14,14 +14,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import html
+import importlib
 import itertools
 import json
-import multiprocessing
 import os
-import re
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
@@ -29,13 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from lab4_core.errors import Lab4Error, unknown
-from lab4_core.paths import NOTEBOOKS, ROOT, replacing, write_text
+from lab4_core.paths import replacing, write_text
+from lab4_core.sweep_point import NOTEBOOK, RESULTS, TIMINGS, lost, read_status, run_one, settle, start
 
-NOTEBOOK = NOTEBOOKS / "06_train.ipynb"
 PARAMETERS = ("profile", "preset", "seed", "minutes")  # of the notebook itself; any other key is an override of Config
-RESULTS = ("psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr", "best_epoch", "steps", "parameters",
-           "effective_beta")  # fmt: skip
-TIMINGS = ("seconds", "wall_seconds")  # last in the table: all before them is the same when a sweep is repeated
 
 Point = dict[str, Any]
 
@@ -89,126 +82,6 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-# ------------------------------------------------------------------------------------------- one point
-
-
-def run_one(
-    params: dict[str, Any], folder: str | os.PathLike, notebook: str | os.PathLike = NOTEBOOK, threads: int = 0
-) -> dict[str, Any]:
-    """Execute `notebook` with `params` in a process of its own and return the point's status.
-
-    The process works in the notebook's folder, uses `threads` cores (0: torch's own choice) and leaves
-    params.json, executed.ipynb, log.txt, status.json and the run directory under `folder`. It never raises
-    for a notebook that fails: the status says "failed" and why.
-    """
-    process = _start(params, Path(folder), Path(notebook), threads)
-    try:
-        process.join()
-    except BaseException:
-        process.terminate()
-        raise
-    return _settle(Path(folder), process.exitcode)
-
-
-def _start(params: dict[str, Any], folder: Path, notebook: Path, threads: int) -> multiprocessing.Process:
-    if not notebook.is_file():
-        raise Lab4Error(f"no notebook {notebook}: a sweep executes it at every point")
-    folder = folder.resolve()
-    write_text(folder / "params.json", json.dumps(params, indent=1))
-    write_text(folder / "status.json", json.dumps({"status": "running", "pid": os.getpid()}))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    if threads:
-        env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    # A fork server has papermill imported (seconds) once for all points, and forks a process that shares
-    # nothing with the caller. Threads would not do: papermill changes the working directory.
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-    if sys.platform != "win32":
-        context.set_forkserver_preload(["papermill", __name__])
-    process = context.Process(target=_execute, args=(params, folder, notebook.resolve(), env))
-    process.start()
-    return process
-
-
-def _execute(params: dict[str, Any], folder: Path, notebook: Path, env: dict[str, str]) -> None:
-    """The body of a point's process."""
-    os.environ.clear()
-    os.environ.update(env)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its points
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.chdir(notebook.parent)
-    begin, reason = time.time(), None
-    try:
-        import papermill
-
-        papermill.execute_notebook(
-            str(notebook),
-            str(folder / "executed.ipynb"),
-            parameters={**params, "out": str(folder / "run")},
-            kernel_name="python3",
-            language="python",
-            cwd=str(notebook.parent),
-            progress_bar=False,
-        )
-    except Exception as e:  # the reason goes into the table, the traceback into executed.ipynb and the log
-        import traceback
-
-        traceback.print_exc()
-        what, message = getattr(e, "ename", type(e).__name__), getattr(e, "evalue", str(e))
-        reason = message if what == "Lab4Error" else f"{what}: {message}"
-    write_text(folder / "status.json", json.dumps(_status(folder, reason, time.time() - begin), indent=1))
-
-
-def _die_with_parent() -> None:
-    """A killed sweep must not leave its points running: the next start would run them a second time.
-    (The kernel watches this process in the same way.)"""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.3)
-    os._exit(1)
-
-
-def _status(folder: Path, reason: str | None, wall_seconds: float) -> dict[str, Any]:
-    """What the table shows of a point, from the `result.json` its run left."""
-    results = sorted((folder / "run").glob("*/result.json"))
-    result = json.loads(results[0].read_text(encoding="utf-8")) if results else {}
-    status = "failed" if reason or not results else result.get("status", "failed")
-    if status != "finished":
-        reason = result.get("reason") or reason or f"the notebook ended without a finished run under {folder / 'run'}"
-    if len(results) > 1:
-        status, reason = "failed", f"{len(results)} runs under {folder / 'run'}: expected one"
-    baselines = {f"{k}_psnr": v.get("psnr") for k, v in result.get("baselines", {}).items()}
-    values = {**result, **baselines, "wall_seconds": round(wall_seconds, 2)}
-    return {
-        "status": status,
-        "reason": _one_line(reason) if reason else None,
-        "run": str(results[0].parent.relative_to(folder)) if results else None,
-        **{k: values.get(k) for k in (*RESULTS, *TIMINGS)},
-    }
-
-
-def _one_line(text: str) -> str:
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())[:300]
-
-
-def _settle(folder: Path, exitcode: int | None) -> dict[str, Any]:
-    """The status of a point whose process has ended. One that died without a word is a failure too."""
-    status = read_status(folder)
-    if status.get("status") in (None, "running"):
-        status = {"status": "failed", "reason": f"the process ended without a result (exit code {exitcode}), "
-                  f"see {folder / 'log.txt'}"}  # fmt: skip
-        write_text(folder / "status.json", json.dumps(status))
-    return status
-
-
-def read_status(folder: str | os.PathLike) -> dict[str, Any]:
-    """status.json of a point, {} where there is none."""
-    path = Path(folder) / "status.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 # --------------------------------------------------------------------------------------------- engines
 # An engine runs jobs (the arguments of `run_one`), at most `slots` at once, and yields each one's folder as it ends.
 
@@ -222,12 +95,12 @@ def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
         while waiting or live:
             while waiting and len(live) < slots:
                 job = waiting.pop(0)
-                process = _start(*job)
+                process = start(*job)
                 live[process.sentinel] = process, job[1]
             for sentinel in wait(list(live)):
                 process, folder = live.pop(sentinel)
                 process.join()
-                _settle(folder, process.exitcode)
+                settle(folder, process.exitcode)
                 yield folder
     finally:
         for process, _ in live.values():
@@ -241,7 +114,10 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
     started = not ray.is_initialized()
     if started:
         local = {} if address else {"num_cpus": slots, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+        except Exception as e:  # that is what it raises when its node is not up within its own 15 seconds
+            raise Lab4Error(f"Ray did not start: {e} (on a busy machine: ray start --head, then --address auto)") from e
     try:
         task = ray.remote(num_cpus=1, max_retries=0)(run_one)
         waiting, live = list(jobs), {}
@@ -255,7 +131,7 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
                 try:
                     ray.get(ref)
                 except ray.exceptions.RayError as e:
-                    _fail(folder, e)
+                    lost(folder, e)
                 yield folder
     finally:
         if started:
@@ -281,7 +157,7 @@ def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
             for job in done:
                 folder = live.pop(job)
                 if (error := job.exception()) is not None:
-                    _fail(folder, error)
+                    lost(folder, error)
                 yield folder
             if not done:
                 time.sleep(0.5)
@@ -299,15 +175,10 @@ ENGINES: dict[str, Callable[[Sequence[Job], int, Mapping[str, Any]], Iterator[Pa
 
 def _extra(module: str) -> Any:
     try:
-        return __import__(module)
+        return importlib.import_module(module)
     except ImportError as e:
-        raise Lab4Error(f"this engine needs {module}, which is not installed: pip install {module}") from e
-
-
-def _fail(folder: Path, error: BaseException) -> None:
-    """A job lost on its way (a node gone, a time limit): the engine's own message is the reason."""
-    if read_status(folder).get("status") in (None, "running"):
-        write_text(folder / "status.json", json.dumps({"status": "failed", "reason": _one_line(str(error))}))
+        extra = {"submitit": "slurm"}.get(module, module)
+        raise Lab4Error(f"the engine needs {module}, which is not installed: pip install 'lab4[{extra}]'") from e
 
 
 # ------------------------------------------------------------------------------------------- the sweep

@@ -16,7 +16,7 @@ from lab4_core.data import Clips
 from lab4_core.data.windows import gather
 from lab4_core.models.base import VideoPredictor
 
-NOISE, REFERENCE = 0xE95, 0x4EF  # keep the draws of the noise and of the reference frames apart
+NOISE, REFERENCE, BEGIN = 0xE95, 0x4EF, 0xBE6  # keep the draws of the noise, the references and the starts apart
 
 
 def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredictor:
@@ -53,22 +53,24 @@ def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_referen
     frames, cond = gather(clips, starts, cfg.n_frames)
     weight = cfg.teacher_forcing.gt_weight(cfg.seed, step, at.epoch, at.epochs, len(starts), cfg.n_frames - 1)
     weight[:, : cfg.n_past] = 1.0
-    reference = None
-    if needs_reference:
-        anywhere = other_frames(clips, starts, np.random.default_rng([REFERENCE, cfg.seed, step]))
-        reference = gather(clips, anywhere, 1)[0][:, 0]
+    rng = np.random.default_rng([REFERENCE, cfg.seed, step])
+    reference = other_frame(clips, starts, rng) if needs_reference else None
+    beginners = [s for s in cfg.strategies if s.wants_other]
+    if beginners:
+        draws = generator(frames.device, BEGIN, cfg.seed, step)
+        for strategy in beginners:
+            frames[:, 0] = strategy.begin(frames[:, 0], other_frame(clips, starts, rng), draws)
     free = weight[:, cfg.n_past :]
     share = float(free.mean()) if free.size else 1.0
     gt_weight = torch.from_numpy(weight).to(frames.device)
     return Batch(frames, cond, gt_weight, bool((weight == 1).all()), share, reference, starts)
 
 
-def other_frames(clips: Clips, starts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each window a frame drawn from anywhere in the window's clip: (B,) indices."""
-    begins = np.array([a for a, _ in clips.spans])
-    ends = np.array([b for _, b in clips.spans])
+def other_frame(clips: Clips, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """For each window a frame drawn from anywhere in the window's clip: (B, C, H, W)."""
+    begins, ends = np.array(clips.spans).T
     clip = np.searchsorted(begins, starts, side="right") - 1
-    return rng.integers(begins[clip], ends[clip])
+    return gather(clips, rng.integers(begins[clip], ends[clip]), 1)[0][:, 0]
 
 
 class Learner:

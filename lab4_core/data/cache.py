@@ -22,12 +22,14 @@ from lab4_core.data.store import Clips, TestClip, VideoData
 from lab4_core.errors import Lab4Error
 
 Arrays = dict[str, np.ndarray]
+SPLITS = ("train", "val", "test")
 
 
 def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays of `make()`, from the cache when its file was written under the same manifest.
 
     identity: what the dataset is (its place and parameters); it names the file.
+    The array `digest` is added: a hash of the content, so that a cached dataset need not be read through for it.
     manifest: what the arrays depend on and may change (names, sizes and times of files); another one rebuilds.
     """
     path = paths.CACHE / f"{name}-{_hash(identity)}.npz"
@@ -35,10 +37,11 @@ def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -
     arrays = _read(path, stamp)
     if arrays is None:
         arrays = make()
+        arrays["digest"] = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
         try:
             with paths.replacing(path) as temporary:
                 np.savez(temporary, manifest=stamp, **arrays)
-        except Lab4Error as e:
+        except (Lab4Error, OSError) as e:
             print(f"lab4: not cached: {e}", file=sys.stderr)
     return arrays
 
@@ -59,30 +62,19 @@ def _hash(text: str) -> str:
 
 
 def digest(arrays: Arrays) -> str:
-    """16 hex digits of the content: names, types, shapes and bytes of all arrays."""
+    """16 hex digits of a dataset's content: names, types, shapes and bytes of the arrays of its splits."""
     h = hashlib.sha256()
-    for key in sorted(arrays):
+    for key in sorted(k for k in arrays if k.split("/")[0] in SPLITS):
         a = np.ascontiguousarray(arrays[key])
         h.update(f"{key} {a.dtype.str} {a.shape};".encode())
         h.update(a.data)
     return h.hexdigest()[:16]
 
 
-def to_arrays(data: VideoData) -> Arrays:
-    """A dataset as named arrays: `train/frames`, `train/cond`, `train/starts`, …, `test/<name>/first|cond`."""
-    arrays = {}
-    for split in ("train", "val"):
-        clips: Clips = getattr(data, split)
-        arrays |= {f"{split}/frames": clips.frames.numpy(), f"{split}/cond": clips.cond.numpy()}
-        arrays[f"{split}/starts"] = np.array(clips.starts, np.int64)
-    for clip in data.test:
-        arrays |= {f"test/{clip.name}/first": clip.first.numpy(), f"test/{clip.name}/cond": clip.cond.numpy()}
-    return arrays
-
-
 def from_arrays(arrays: Arrays, name: str, digest: str) -> VideoData:
-    """The inverse of `to_arrays`; arrays of other names are left out. Test clips keep their order."""
-    tensor = {key: torch.from_numpy(a) for key, a in arrays.items()}
+    """A dataset from named arrays: `train/frames`, `train/cond`, `train/starts`, the same of `val`, and for every test
+    clip `test/<name>/first` and `test/<name>/cond`, in their order. Other names are left out."""
+    tensor = {key: torch.from_numpy(a) for key, a in arrays.items() if key.split("/")[0] in SPLITS}
     splits = [
         Clips(tensor[f"{s}/frames"], tensor[f"{s}/cond"], tuple(arrays[f"{s}/starts"].tolist()))
         for s in ("train", "val")
@@ -93,11 +85,6 @@ def from_arrays(arrays: Arrays, name: str, digest: str) -> VideoData:
 
 
 def load(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -> VideoData:
-    """`fetch`, with the digest computed once and stored beside the arrays."""
-    arrays = fetch(name, identity, manifest, lambda: with_digest(make()))
+    """`fetch` as a dataset."""
+    arrays = fetch(name, identity, manifest, make)
     return from_arrays(arrays, name, arrays["digest"].tobytes().hex())
-
-
-def with_digest(arrays: Arrays) -> Arrays:
-    content = {key: a for key, a in arrays.items() if not key.startswith("truth/")}
-    return arrays | {"digest": np.frombuffer(bytes.fromhex(digest(content)), np.uint8)}

@@ -1,10 +1,12 @@
-"""The dancer's motion: a choreography of joint angles, and the skeleton they put into space.
+"""The dancer's motion: a choreography of joint angles.
 
-World in metres: x to the right of the picture, y up from the floor, z away from the camera. Angles in degrees.
-yaw 0 faces the camera, 90 the right edge of the picture.
+Places in metres, x to the right of the picture, z away from the camera; angles in degrees, yaw 0 faces the camera and
+90 the right edge of the picture; time in frames.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -17,9 +19,8 @@ REST = {
 }.items()}  # fmt: skip
 PLACE = ("x", "z", "yaw")
 
-THIGH, SHIN, ANKLE, SPINE, UPPER_ARM, FOREARM = 0.45, 0.43, 0.08, 0.52, 0.29, 0.26
-SHOULDER, HIP = 0.19, 0.09  # half the width
 STRIDE = 1.45  # metres a cycle of two steps
+TEMPO = 1.15  # all times; set so that frames differ from their neighbours as the real ones do
 
 
 class Choreography:
@@ -34,10 +35,10 @@ class Choreography:
         return self.frames[-1]
 
     def to(self, frames: float, **changes: float) -> None:
-        """In so many frames reach the present state with these changes. `arm=`, `hip=`, … move both sides."""
+        """In so many frames, times TEMPO, reach this state with these changes. `arm=`, `hip=` mean both sides."""
         both = {f"{side}_{k}": v for k, v in changes.items() if k not in REST for side in "lr"}
         self.state = self.state | both | {k: v for k, v in changes.items() if k in REST}
-        self.frames.append(self.frames[-1] + max(1, round(frames)))
+        self.frames.append(self.frames[-1] + max(1, round(frames * TEMPO)))
         self.keys.append(self.state)
 
     def rest(self, frames: float) -> None:
@@ -149,7 +150,8 @@ def kneel(c, rng):
     c.face(rng.choice([90.0, -90.0, 30.0]))
     front, back = rng.permutation(["l", "r"])
     c.to(24, lean=rng.uniform(5, 30), elbow=40, **{
-        f"{front}_hip": 88, f"{front}_knee": 88, f"{back}_hip": -4, f"{back}_knee": 92, f"{front}_arm": 30})  # fmt: skip
+        f"{front}_hip": 88, f"{front}_knee": 88, f"{back}_hip": -4, f"{back}_knee": 92,
+        f"{front}_arm": 30})  # fmt: skip
     c.hold(rng.integers(12, 24))
     c.rest(24)
 
@@ -174,7 +176,7 @@ def walk(c, rng):
 
 
 def pace(c, rng):
-    c.walk(c.state["x"] + rng.uniform(0.4, 0.8) * (-1 if c.state["x"] > 0 else 1), c.state["z"], 0.03)
+    c.walk(c.state["x"] + rng.uniform(0.2, 0.5) * (-1 if c.state["x"] > 0 else 1), c.state["z"], 0.03)
     c.face(rng.choice([0.0, 0.0, 30.0, -30.0]))
 
 
@@ -189,31 +191,39 @@ def approach(c, rng):
 
 def leave(c, rng):
     side = -1 if c.state["x"] < rng.uniform(-0.5, 0.5) else 1
-    c.walk(3.3 * side, rng.uniform(4.6, 5.2), 0.05)
-    c.hold(rng.integers(5, 15))
+    c.walk(3.0 * side, rng.uniform(4.6, 5.2), 0.05)
+    c.hold(rng.integers(3, 8))
     c.walk(rng.uniform(-0.8, 0.8), rng.uniform(4.5, 5.2), 0.05)
     c.face(0)
 
 
-LIVELY = (raise_arms, wave, spread, reach, hands_forward, lift_knee, squat, sit, lunge, kneel, turn, sway, walk, walk,
-          approach, leave)  # fmt: skip
-CALM = (raise_arms, wave, spread, hands_forward, lift_knee, squat, turn, sway, reach, pace, pace)
+ON_THE_SPOT = (raise_arms, wave, spread, reach, hands_forward, lift_knee, squat, sit, lunge, kneel, turn, sway)
+ACROSS = (walk, approach, leave, walk, approach)
+CALM = (raise_arms, wave, spread, hands_forward, lift_knee, squat, turn, sway, reach), (pace,)
 
 
 def choreograph(frames: int, rng: np.random.Generator, calm: bool = False) -> dict[str, np.ndarray]:
-    """Angles and places (T,) of one clip: the actions in an order drawn by `rng`, each once before any comes again.
+    """Angles and places (T,) of one clip: two actions on the spot, one across the floor, and so on, each kind in an
+    order drawn by `rng` in which each comes once before any comes again.
 
-    calm: without the actions that cross the floor, come close or leave.
+    calm: without the actions that go far, come close or leave.
     """
-    c = Choreography({"x": rng.uniform(-0.7, 0.7) * (0.4 if calm else 1), "z": rng.uniform(4.7, 5.2), "yaw": rng.uniform(-15, 15)})
+    spot, across = (shuffled(actions, rng) for actions in (CALM if calm else (ON_THE_SPOT, ACROSS)))
+    x = rng.uniform(-0.7, 0.7) * (0.4 if calm else 1)
+    c = Choreography({"x": x, "z": rng.uniform(4.7, 5.2), "yaw": rng.uniform(-15, 15)})
     c.hold(rng.integers(4, 12))
     while c.length < frames:
-        for action in rng.permutation(np.array(CALM if calm else LIVELY, dtype=object)):
-            action(c, rng)
+        for actions in (spot, across, spot):
+            next(actions)(c, rng)
     time = np.arange(frames)
     curves = {k: np.interp(time, c.frames, [key[k] for key in c.keys]) for k in REST}
     curves = {k: smooth(v, 3.0) for k, v in curves.items()}
     return breathe(step(curves), rng)
+
+
+def shuffled(actions: tuple, rng: np.random.Generator) -> Iterator[Callable]:
+    while True:
+        yield from (actions[i] for i in rng.permutation(len(actions)))
 
 
 def smooth(curve: np.ndarray, sigma: float) -> np.ndarray:
@@ -249,80 +259,3 @@ def breathe(a: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.
     size = {"x": 0.012, "z": 0.01, "yaw": 2.5, "look": 6, "nod": 3}
     wave = {k: np.sin(2 * np.pi * time / rng.uniform(50, 110) + rng.uniform(0, 6.3)) for k in a}
     return {k: v + size.get(k, 1.2) * wave[k] for k, v in a.items()}
-
-
-# ------------------------------------------------------------------ the skeleton
-
-
-def skeleton(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Joints (T, 3) in metres from the angles: forward kinematics, then the lowest point is put on the floor."""
-    rad = {k: np.radians(v)[:, None] for k, v in a.items() if k not in ("x", "z")}
-    up = np.array([0.0, 1.0, 0.0])
-
-    def heading(yaw):
-        s, c, o = np.sin(yaw), np.cos(yaw), np.zeros_like(yaw)
-        return np.concatenate([s, o, -c], 1), np.concatenate([c, o, s], 1)  # forward, to the person's left
-
-    forward, left = heading(rad["yaw"])
-    spine = unit(up + np.tan(rad["lean"].clip(-1.4, 1.4)) * forward + np.tan(rad["bend"]) * left)
-    j = {"hips": np.zeros_like(forward)}
-    j["neck"] = SPINE * spine
-    shoulder_forward, shoulder_left = heading(rad["yaw"] - rad["twist"])
-    shoulder_left = unit(shoulder_left - spine * (shoulder_left * spine).sum(1, keepdims=True))
-    shoulder_forward = unit(np.cross(shoulder_left, spine))
-    shoulder_forward *= np.sign((shoulder_forward * forward).sum(1, keepdims=True) + 1e-9)
-
-    face, ear = heading(rad["yaw"] - rad["look"])
-    crown = unit(0.5 * spine + up * np.cos(rad["nod"]) + face * (np.sin(rad["nod"]) + 0.05))
-    face = unit(face - crown * (face * crown).sum(1, keepdims=True))
-    j["head"] = j["neck"] + 0.19 * crown
-    j["chin"] = j["head"] - 0.05 * crown + 0.02 * face
-    j["nape"] = j["head"] - 0.055 * face - 0.01 * crown  # the hair is a cap from here
-    j["crown"] = j["head"] - 0.020 * face + 0.055 * crown  # to here
-    j["nose"] = j["head"] + 0.10 * face
-    for side, sign in (("l", 1), ("r", -1)):
-        j[f"{side}_eye"] = j["head"] + 0.09 * face + 0.035 * sign * ear + 0.035 * crown
-        j[f"{side}_ear"] = j["head"] + 0.085 * sign * ear + 0.01 * crown
-        j[f"{side}_shoulder"] = j["neck"] - 0.03 * spine + SHOULDER * sign * shoulder_left
-        j[f"{side}_hip"] = HIP * sign * left
-        arm = swing(rad[f"{side}_arm"], rad[f"{side}_out"], shoulder_forward, spine, sign * shoulder_left)
-        elbow, roll = rad[f"{side}_elbow"], rad[f"{side}_roll"]
-        forearm = np.cos(elbow) * arm[0] + np.sin(elbow) * (np.cos(roll) * arm[1] + np.sin(roll) * arm[2])
-        j[f"{side}_elbow"] = j[f"{side}_shoulder"] + UPPER_ARM * arm[0]
-        j[f"{side}_wrist"] = j[f"{side}_elbow"] + FOREARM * forearm
-        j[f"{side}_hand"] = j[f"{side}_wrist"] + 0.13 * forearm
-        j[f"{side}_thumb"] = j[f"{side}_wrist"] + 0.08 * forearm + 0.05 * shoulder_forward
-        thigh = swing(rad[f"{side}_hip"], rad[f"{side}_apart"], forward, up, sign * left)
-        shin_angle = rad[f"{side}_hip"] - rad[f"{side}_knee"]
-        shin = swing(shin_angle, rad[f"{side}_apart"] * 0.5, forward, up, sign * left)[0]
-        toe = shin_angle - shin_angle.clip(-0.6, 0.45)  # the ankle keeps the foot flat as far as it can
-        toe = np.sin(toe) * up + np.cos(toe) * unit(forward + 0.25 * sign * left)
-        j[f"{side}_knee"] = j[f"{side}_hip"] + THIGH * thigh[0]
-        j[f"{side}_ankle"] = j[f"{side}_knee"] + SHIN * shin
-        heel = j[f"{side}_ankle"] - 0.05 * up - 0.05 * toe
-        j[f"{side}_heel"], j[f"{side}_toe"] = heel, heel + 0.21 * toe
-
-    floor = [
-        -j[f"{s}_{joint}"][:, 1] + r
-        for s in "lr"
-        for joint, r in (("ankle", ANKLE), ("knee", 0.06), ("toe", 0.03), ("hip", 0.12))
-    ]
-    height = smooth(np.max(floor, 0), 1.0)
-    root = np.stack([a["x"], height, a["z"]], 1)
-    return {name: xyz + root for name, xyz in j.items()}
-
-
-def swing(forwards, sideways, forward, up, out):
-    """A limb that hangs down, lifted forwards and sideways: its direction (T, 3), and the two directions across it
-    into which the next joint can bend (towards the front, towards the body)."""
-    plane = -np.cos(forwards) * up + np.sin(forwards) * forward
-    across = np.sin(forwards) * up + np.cos(forwards) * forward
-    return (
-        np.cos(sideways) * plane + np.sin(sideways) * out,
-        across,
-        np.sin(sideways) * plane - np.cos(sideways) * out,
-    )
-
-
-def unit(v: np.ndarray) -> np.ndarray:
-    return v / np.linalg.norm(v, axis=1, keepdims=True)

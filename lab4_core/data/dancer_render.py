@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-SAMPLES = 4  # subpixels along a side of a pixel, averaged over its area
+SAMPLES = 3  # subpixels along a side of a pixel; edges are soft within a subpixel, so this equals many more
 FOCAL = 1.95  # in picture heights: a person of 1.8 m at 5 m is seven tenths of the picture
 EYE, HORIZON = 0.98, 0.46  # height of the camera in metres; where its axis meets the picture, from the top
 
 LINE = 0.0036  # half the width of a bone in picture heights
 
 SHIRT, TROUSERS, SHOE = (52, 64, 82), (17, 18, 22), (13, 13, 14)
-SKIN, HAIR = (128, 88, 74), (20, 18, 18)
+SKIN, HAIR = (108, 76, 65), (20, 18, 18)
 
 # (from, to, radius at either end in metres, colour)
 BODY = [
@@ -38,9 +38,9 @@ BONES = [
     ("r_wrist", "r_hand", (60, 190, 140)), ("r_wrist", "r_thumb", (190, 90, 160)),
     ("l_wrist", "l_hand", (60, 190, 140)), ("l_wrist", "l_thumb", (190, 90, 160)),
     ("r_hip", "r_knee", (0, 255, 140)), ("r_knee", "r_ankle", (0, 255, 80)),
-    ("r_ankle", "r_heel", (60, 255, 0)), ("r_heel", "r_toe", (60, 255, 0)), ("r_ankle", "r_toe", (60, 255, 0)),
+    ("r_heel", "r_toe", (60, 255, 0)), ("r_ankle", "r_toe", (60, 255, 0)),
     ("l_hip", "l_knee", (255, 80, 70)), ("l_knee", "l_ankle", (255, 120, 50)),
-    ("l_ankle", "l_heel", (255, 190, 0)), ("l_heel", "l_toe", (255, 190, 0)), ("l_ankle", "l_toe", (255, 190, 0)),
+    ("l_heel", "l_toe", (255, 190, 0)), ("l_ankle", "l_toe", (255, 190, 0)),
     ("nose", "r_eye", (120, 0, 170)), ("nose", "l_eye", (170, 0, 150)),
     ("r_eye", "r_ear", (150, 30, 220)), ("l_eye", "l_ear", (255, 60, 180)),
 ]  # fmt: skip
@@ -55,8 +55,9 @@ def render(joints: dict[str, np.ndarray], height: int, width: int, rng: np.rando
     frames = np.empty((len(joints["hips"]), 3, height, width), np.uint8)
     for t in range(len(frames)):
         picture = background * shadow({k: p[t] for k, p in ground.items()}, height, width)[..., None]
-        dark = lay(picture, *body({name: p[t] for name, p in points.items()}))
-        picture *= 1 + 0.10 * dark  # the camera opens a little when darkness fills its picture
+        colour, cover = body({name: p[t] for name, p in points.items()}, height, width)
+        picture = picture * (1 - cover) + colour
+        picture *= 1 + 0.10 * cover.mean()  # the camera opens a little when darkness fills its picture
         picture += rng.normal(0, 0.75, picture.shape)
         frames[t] = np.clip(np.rint(picture), 0, 255).transpose(2, 0, 1)
     return frames
@@ -65,15 +66,15 @@ def render(joints: dict[str, np.ndarray], height: int, width: int, rng: np.rando
 def poses(joints: dict[str, np.ndarray], height: int, width: int) -> np.ndarray:
     """Pose images uint8 (T, 3, H, W): thin coloured bones on white. A bone with an end outside is not drawn."""
     points = {name: project(xyz, height, width) for name, xyz in joints.items()}
-    a, b = (np.stack([points[bone[end]] for bone in BONES], 1) for end in (0, 1))  # (T, bones, 3)
-    colours = np.array([bone[2] for bone in BONES], np.float32)
-    seen = ((a[..., :2] >= 0) & (a[..., :2] < [width, height]) & (b[..., :2] >= 0) & (b[..., :2] < [width, height])).all(2)
-    images = np.empty((len(a), 3, height, width), np.uint8)
+    inside = {n: (p[:, :2] >= 0).all(1) & (p[:, :2] < [width, height]).all(1) for n, p in points.items()}
+    images = np.empty((len(joints["hips"]), 3, height, width), np.uint8)
     for t in range(len(images)):
-        picture = np.full((height, width, 3), 255.0)
-        radius = np.full(seen[t].sum(), LINE * height)
-        lay(picture, a[t, seen[t]], b[t, seen[t]], radius, radius, colours[seen[t]], flat=True)
-        images[t] = np.rint(picture).transpose(2, 0, 1)
+        canvas = Canvas(height, width)
+        for a, b, colour in BONES:
+            if inside[a][t] and inside[b][t]:
+                canvas.capsule(points[a][t], points[b][t], LINE * height, LINE * height, colour, flat=True)
+        colour, cover = canvas.pooled()
+        images[t] = np.rint(255 * (1 - cover) + colour).transpose(2, 0, 1)
     return images
 
 
@@ -92,7 +93,7 @@ def flesh(j: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     extra = {"belly": between("hips", "neck", 0.24), "chest": between("hips", "neck", 0.72)}
     for s in "lr":
         extra[f"{s}_waist"] = between("hips", f"{s}_hip", 0.55) + (extra["belly"] - j["hips"])
-        extra[f"{s}_chest"] = between("hips", f"{s}_shoulder", 0.60) * 0.5 + between("neck", f"{s}_shoulder", 0.60) * 0.5
+        extra[f"{s}_chest"] = (between("hips", f"{s}_shoulder", 0.6) + between("neck", f"{s}_shoulder", 0.6)) / 2
     return extra
 
 
@@ -122,7 +123,7 @@ def shadow(ground: dict[str, np.ndarray], height: int, width: int) -> np.ndarray
 
     for name, (px, py, scale) in ground.items():
         if name == "hips":
-            darken(0.16, (x - px) / (0.55 * scale), (y - py) / (0.13 * scale))
+            darken(0.12, (x - px) / (0.55 * scale), (y - py) / (0.13 * scale))
         else:
             darken(0.30, (x - px) / (0.17 * scale), (y - py) / (0.06 * scale))
             below = np.where(y > py, (y - py) / (0.45 * scale), 9)
@@ -130,57 +131,53 @@ def shadow(ground: dict[str, np.ndarray], height: int, width: int) -> np.ndarray
     return light
 
 
-def body(points: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The capsules of one frame, near ones first: ends (P, 3), radii in pixels (P,), colours (P, 3)."""
-    a, b = (np.stack([points[part[end]] for part in BODY]) for end in (0, 1))
-    radii, colours = np.array([part[2:4] for part in BODY]), np.array([part[4] for part in BODY], np.float32)
-    # pixels a metre grow towards the camera, so sorting by them is sorting by depth
-    order = np.argsort(-(a[:, 2] + b[:, 2]), kind="stable")
-    ra, rb = radii[:, 0] * a[:, 2], radii[:, 1] * b[:, 2]
-    return a[order], b[order], ra[order], rb[order], colours[order]
+def body(points: dict[str, np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colour (H, W, 3), already times coverage, and coverage (H, W, 1) of the person in one frame."""
+    canvas = Canvas(height, width)
+    # pixels a metre grow towards the camera, so sorting by them is sorting by depth: far parts first
+    for a, b, ra, rb, colour in sorted(BODY, key=lambda part: points[part[0]][2] + points[part[1]][2]):
+        p, q = points[a], points[b]
+        canvas.capsule(p, q, ra * p[2], rb * q[2], colour)
+    return canvas.pooled()
 
 
-def lay(picture: np.ndarray, a, b, ra, rb, colours, flat: bool = False) -> float:
-    """Lay P capsules, near ones first, over a picture (H, W, 3) in place; returns the share of it they cover.
+class Canvas:
+    """Subpixels on which capsules are laid over each other; only the box around each is touched."""
 
-    a, b: ends (P, 3) in pixels; ra, rb: their radii (P,). Each is lit from above unless `flat`. All are measured on
-    one grid of subpixels around them: coverage from the distance to the axis, then front to back
-    weight_p = coverage_p * prod_{q before p} (1 - coverage_q).
-    """
-    height, width, _ = picture.shape
-    if not len(a):
-        return 0.0
-    ends, reach = np.concatenate([a, b])[:, :2], max(ra.max(), rb.max()) + 1
-    left, top = np.maximum(np.floor(ends.min(0) - reach), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(ends.max(0) + reach), [width, height]).astype(int)
-    if left >= right or top >= bottom:
-        return 0.0
-    x = (left + (np.arange((right - left) * SAMPLES, dtype=np.float32) + 0.5) / SAMPLES)[None, None]
-    y = (top + (np.arange((bottom - top) * SAMPLES, dtype=np.float32) + 0.5) / SAMPLES)[None, :, None]
-    ax, ay, dx, dy, ra, dr = (
-        v.astype(np.float32)[:, None, None] for v in (a[:, 0], a[:, 1], *(b - a)[:, :2].T, ra, rb - ra)
-    )
-    ex, ey = x - ax, y - ay
-    t = np.clip((ex * dx + ey * dy) / (dx * dx + dy * dy + 1e-6), 0, 1)
-    ex, ey, r = ex - t * dx, ey - t * dy, ra + t * dr
-    square = ex * ex + ey * ey
-    cover = np.clip((r - np.sqrt(square)) * SAMPLES + 0.5, 0, 1)
-    through = np.cumprod(1 - cover, 0)
-    cover[1:] *= through[:-1]
-    light = cover
-    if not flat:  # the normal of a round limb: (ex, ey) / r across, what is left towards the camera
-        bulge = np.sqrt(np.clip(1 - square / (r * r), 0, 1))
-        light = cover * (0.62 + 0.46 * bulge - (0.10 * ex + 0.20 * ey) / r)
-    grid = (bottom - top, SAMPLES, right - left, SAMPLES)
-    colour = pooled(np.tensordot(light, colours, (0, 0)).reshape(*grid, 3))
-    clear = pooled(through[-1].reshape(*grid))
-    inside = picture[top:bottom, left:right]
-    inside *= clear[..., None]
-    inside += colour
-    return float((1 - clear).sum()) / (height * width)
+    def __init__(self, height: int, width: int):
+        self.paint = np.zeros((height * SAMPLES, width * SAMPLES, 4), np.float32)  # red, green, blue, coverage
+        self.y = np.arange(height * SAMPLES, dtype=np.float32)[:, None] + 0.5
+        self.x = np.arange(width * SAMPLES, dtype=np.float32)[None] + 0.5
 
+    def capsule(self, a, b, ra: float, rb: float, colour, flat: bool = False) -> None:
+        """A limb from point a to point b with radii ra and rb, all in pixels; lit from above unless `flat`."""
+        ax, ay, bx, by, ra, rb = (float(v) * SAMPLES for v in (a[0], a[1], b[0], b[1], ra, rb))
+        h, w, _ = self.paint.shape
+        reach = max(ra, rb) + 1
+        left, right = max(0, int(min(ax, bx) - reach)), min(w, int(max(ax, bx) + reach) + 1)
+        top, bottom = max(0, int(min(ay, by) - reach)), min(h, int(max(ay, by) + reach) + 1)
+        if left >= right or top >= bottom:
+            return
+        ex, ey = self.x[:, left:right] - ax, self.y[top:bottom] - ay
+        dx, dy = bx - ax, by - ay
+        along = 1 / (dx * dx + dy * dy + 1e-6)
+        t = np.minimum(np.maximum(ex * (dx * along) + ey * (dy * along), 0), 1)  # the nearest point of the axis
+        ex, ey, r = ex - t * dx, ey - t * dy, (ra + t * (rb - ra) if ra != rb else ra)
+        square = ex * ex + ey * ey
+        cover = np.minimum(np.maximum(r + 0.5 - np.sqrt(square), 0), 1)[..., None]
+        paint = np.array((*colour, 1), np.float32)
+        if not flat:  # the normal of a round limb: (ex, ey) / r across, what is left of 1 towards the camera
+            bulge = np.sqrt(np.maximum(1 - square / (r * r), 0))
+            light = 0.62 + 0.46 * bulge - (0.10 * ex + 0.20 * ey) / r
+            paint = light[..., None] * paint
+            paint[..., 3] = 1
+        under = self.paint[top:bottom, left:right]
+        paint = paint - under
+        paint *= cover
+        under += paint
 
-def pooled(x: np.ndarray) -> np.ndarray:
-    """(h, s, w, s, …) -> (h, w, …), averages; slices added up are faster than a mean over two short axes."""
-    rows = sum(x[:, i] for i in range(x.shape[1]))
-    return sum(rows[:, :, i] for i in range(x.shape[3])) / x.shape[1] ** 2
+    def pooled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Averages over each pixel: colour (H, W, 3), already times coverage, and coverage (H, W, 1)."""
+        rows = sum(self.paint[i::SAMPLES] for i in range(SAMPLES))
+        pixels = sum(rows[:, i::SAMPLES] for i in range(SAMPLES)) / SAMPLES**2
+        return pixels[..., :3], pixels[..., 3:]

@@ -10,11 +10,11 @@ The order of frames is the integer at the end of a name (`12.png`, `frame12.png`
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from lab4_core.data.cuts import find_starts
 from lab4_core.data.png import read_png, read_size
 from lab4_core.data.store import Dataset, VideoData
 from lab4_core.errors import Lab4Error
+from lab4_core.progress import Progress
 from lab4_core.registry import check, register
 
 LAYOUT = "expected the LAB4 layout (train/train_img, train/train_label, val/val_img, val/val_label, and maybe test)"
@@ -53,7 +54,8 @@ class Lab4Folder(Dataset):
     def __post_init__(self):
         for name in ("height", "width"):
             check(getattr(self, name) >= 1, f"data lab4: {name}", getattr(self, name), "1 or more")
-        check(self.clip_length is None or self.clip_length >= 2, "data lab4: clip_length", self.clip_length, "2 or more")
+        length = self.clip_length
+        check(length is None or length >= 2, "data lab4: clip_length", length, "2 or more")
 
     def load(self) -> VideoData:
         files = Files.find(find_root(self.root))
@@ -63,19 +65,18 @@ class Lab4Folder(Dataset):
     def decode(self, files: Files) -> cache.Arrays:
         """All pictures, in parallel: PIL unpacks without holding Python's lock."""
         folders = files.folders()
-        total = sum(len(listing) for listing in folders.values())
-        arrays = {}
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, _progress(total, files.root) as tick:
+        total, done, arrays = sum(len(listing) for listing in folders.values()), 0, {}
+        progress = Progress(f"reading {files.root.name}")
+        progress.line(f"{total} PNGs (once; then cached)")
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for key, listing in folders.items():
-                pictures = np.empty((len(listing), 3, self.height, self.width), np.uint8)
-                first = read_size(listing[0].path)
-
-                def read(i, listing=listing, pictures=pictures, first=first):
-                    pictures[i] = read_png(listing[i].path, self.height, self.width, first).transpose(2, 0, 1)
-                    tick()
-
-                list(pool.map(read, range(len(listing))))
-                arrays[key] = pictures
+                size = read_size(listing[0].path)
+                read = functools.partial(read_png, height=self.height, width=self.width, size=size)
+                arrays[key] = np.empty((len(listing), 3, self.height, self.width), np.uint8)
+                for i, picture in enumerate(pool.map(read, [png.path for png in listing])):
+                    arrays[key][i] = picture.transpose(2, 0, 1)
+                    progress.update((done := done + 1) / total)
+        progress.close()
         for split in ("train", "val"):
             starts = self.starts(split, arrays, files)
             arrays[f"{split}/starts"] = np.array(starts, np.int64)
@@ -195,7 +196,7 @@ def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) ->
 def subfolders(path: Path) -> dict[str, Path]:
     """Numbered folders by name, in the order of their numbers."""
     if not path.is_dir():
-        raise Lab4Error(f"{path} is not a folder: expected test/test_img/<i> and test/test_label/<i>, or no test folder")
+        raise Lab4Error(f"{path} is not a folder: expected test/test_img/<i> and test/test_label/<i>, or no test")
     named = [(number_of(p), p.name, p) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     return {name: p for _, name, p in sorted(named)}
 
@@ -252,23 +253,3 @@ def read_starts(path: Path, n_frames: int) -> tuple[int, ...]:
     if not starts or starts[0] != 0 or starts[-1] >= n_frames or any(b <= a for a, b in itertools.pairwise(starts)):
         raise Lab4Error(f"{expected}; found {some(starts) or 'no row'}")
     return starts
-
-
-class _progress:
-    """A bar on a terminal; one line elsewhere, where a bar would fill the log."""
-
-    def __init__(self, total: int, root: Path):
-        self.total, self.root = total, root
-
-    def __enter__(self):
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=self.total, unit=" png", desc=f"reading {self.root.name}", file=sys.stderr)
-            return self.bar.update
-        print(f"lab4: reading {self.total} PNGs of {self.root} (once; then cached)", file=sys.stderr)
-        return lambda: None
-
-    def __exit__(self, *_):
-        if hasattr(self, "bar"):
-            self.bar.close()

@@ -38,8 +38,9 @@ def new_folder(root: Path) -> Iterator[Path]:
 def write_lab4(data: VideoData, root: str | os.PathLike, size: tuple[int, int] | None = None) -> Path:
     """Write a dataset of pose images in the LAB4 layout into a new folder, and return it.
 
-    size: (height, width) of the PNGs; None keeps the store's. The first frames of clips go to train/clips.csv. Everything is built beside the place and moved there
-    when it is whole. Loading it gives the same bytes and digest (with another `size` only nearly the same pictures).
+    size: (height, width) of the PNGs; None keeps the store's. The first frames of clips go to train/clips.csv.
+    Everything is built beside the place and moved there when it is whole. Loading it gives the same bytes and digest
+    (from another `size` only nearly the same pictures).
     Raises `Lab4Error` for a folder that is not empty, numeric conditions, or a disk that is full.
     """
     root = Path(root).expanduser().resolve()

@@ -12,6 +12,7 @@ from lab4_core.errors import Lab4Error
 
 MAX_PIXELS = 64_000_000  # a PNG of a few kB can unpack to gigabytes
 
+
 def _opened(path: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is the stricter one

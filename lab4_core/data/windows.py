@@ -74,11 +74,11 @@ class Windows:
         """First frames (B,) int64 of batch `index` of pass `pass_index`, both from 0."""
         assert 0 <= index < self.batches_per_pass
         if self.mode == "random":
-            rng = np.random.default_rng([PLACE, self.seed, pass_index, index])
+            rng = np.random.default_rng([PLACE, self.seed % 2**64, pass_index, index])
             return rng.choice(self._anywhere, self.batch_size)
         order = self._fixed
         if self.shuffle:
-            order = np.random.default_rng([ORDER, self.seed, pass_index]).permutation(order)
+            order = np.random.default_rng([ORDER, self.seed % 2**64, pass_index]).permutation(order)
         return order[index * self.batch_size : (index + 1) * self.batch_size]
 
 
@@ -87,9 +87,7 @@ def n_windows(clips: Clips, n_frames: int, share: float = 1.0) -> int:
     return Windows(spans=clips.spans, n_frames=n_frames, batch_size=1, share=share).n_windows
 
 
-def batches_per_pass(
-    clips: Clips, n_frames: int, batch_size: int, share: float = 1.0, drop_last: bool = False
-) -> int:
+def batches_per_pass(clips: Clips, n_frames: int, batch_size: int, share: float = 1.0, drop_last: bool = False) -> int:
     """Batches in a pass over the clips (see `Windows`)."""
     return Windows(
         spans=clips.spans, n_frames=n_frames, batch_size=batch_size, share=share, drop_last=drop_last

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lab4_core.layers import PreActBlock, norm_act
 from lab4_core.models.base import ModelConfig
@@ -43,6 +43,9 @@ class CompactCVAE(FrameCVAE):
         self.middle = PreActBlock(widths[2], widths[2])
         self.up = nn.ModuleList([PreActBlock(widths[2] + widths[1], widths[1]), PreActBlock(widths[1] + w, w)])
         self.head = nn.Sequential(norm_act(w), nn.Conv2d(w, (channels + 1) * fold, 3, padding=1))
+        with torch.no_grad():  # an untrained model copies: it starts as the baseline "repeat the first frame"
+            self.head[-1].weight.mul_(0.1)
+            self.head[-1].bias[-fold:].fill_(-2.0)
         self.posterior_net = nn.Sequential(
             nn.Conv2d((channels + cond_shape[0]) * fold, w, 3, padding=1),
             norm_act(w), nn.Conv2d(w, w, 3, stride=2, padding=1),
@@ -51,23 +54,29 @@ class CompactCVAE(FrameCVAE):
         )  # fmt: skip
 
     def encode_cond(self, cond, groups=None):
-        folded = F.pixel_unshuffle(cond, 2)
+        folded = F.pixel_unshuffle(1 - cond, 2)  # lines on zero: skeletons are drawn on white
         return folded, self.pose_stem(folded)
 
     def encode_reference(self, reference):
-        return self.reference_stem(F.pixel_unshuffle(reference, 2))
+        return self.reference_stem(fold(reference)), torch.logit(reference, 0.02)
 
     def posterior(self, h, c):
-        return self.posterior_net(torch.cat([F.pixel_unshuffle(h, 2), c[0]], 1)).chunk(2, dim=1)
+        return self.posterior_net(torch.cat([fold(h), c[0]], 1)).chunk(2, dim=1)
 
     def decode(self, x_prev, h, c, z, ref=None):
-        a = self.down[0](self.frame_stem(F.pixel_unshuffle(x_prev, 2)) + c[1] + ref)
+        a = self.down[0](self.frame_stem(fold(x_prev)) + c[1] + ref[0])
         b = self.down[1](F.avg_pool2d(a, 2))
         m = self.middle(self.down[2](F.avg_pool2d(b, 2)) + self.z_in(z.to(b.dtype)))
         u = self.up[0](torch.cat([F.interpolate(m, scale_factor=2), b], 1))
         u = self.up[1](torch.cat([F.interpolate(u, scale_factor=2), a], 1))
         new, mask = F.pixel_shuffle(self.head(u), 2).split([x_prev.shape[1], 1], dim=1)
-        return torch.lerp(x_prev, torch.sigmoid(new).to(x_prev.dtype), torch.sigmoid(mask).to(x_prev.dtype))
+        new = torch.sigmoid(ref[1] + new.to(x_prev.dtype))
+        return torch.lerp(x_prev, new, torch.sigmoid(mask).to(x_prev.dtype))
+
+
+def fold(x: Tensor) -> Tensor:
+    """Frames (M, C, H, W) in [0, 1] -> (M, 4 C, H / 2, W / 2) in [-1, 1]."""
+    return F.pixel_unshuffle(2 * x - 1, 2)
 
 
 @register("model", "compact")

@@ -56,7 +56,8 @@ class FrameCVAE(VideoPredictor):
             x_pred = self._decode_at_once(x, c, z, ref, feed, shared)
         else:
             x_pred = self._decode_in_turn(x, c, z, ref, gt_weight, n_past, detach, feed)
-        kld = gaussian_kld(mu.float(), logvar.float()).flatten(1).sum(1)
+        wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
+        kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
 
         def clipwise(v: Tensor) -> Tensor:
             return v.unflatten(0, (steps, b)).transpose(0, 1)

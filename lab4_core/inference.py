@@ -15,11 +15,11 @@ from lab4_core.data import VideoData, load_data, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
 from lab4_core.media import Video
-from lab4_core.metrics import Score
 from lab4_core.models.base import VideoPredictor, count_parameters
 from lab4_core.paths import runs_dir
-from lab4_core.rollout import rollout as roll_out
+from lab4_core.free_running import rollout as roll_out
 from lab4_core.runlog import Run
+from lab4_core.scores import Score
 from lab4_core.submission import write_submission
 
 
@@ -130,7 +130,7 @@ def import_checkpoint(
     model = cfg.model.build(shape, shape)
     checkpoint.load_weights(model, weights, f"checkpoint {path}")
     digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())).hexdigest()
-    run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg)
+    run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg, anew=True)
     best = checkpoint.weights_file(cfg.to_dict()["model"], model.state_dict(), shape, shape, psnr=None, epoch=-1)
     checkpoint.save(run.dir / "best.pt", best)
     run.write_result({"status": "imported", "reason": f"from {Path(path).name}", "parameters": count_parameters(model)})

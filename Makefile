@@ -1,0 +1,62 @@
+# The whole project in a few commands. It needs make and Python >= 3.11; everything else goes into .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PROFILE ?= demo
+DATA ?=
+JOBS ?= 2
+BIN := .venv/bin
+READY := .venv/.lab4-ready
+SAY := @printf 'lab4: %s\n'
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# The tests run the notebooks at the smallest profile: copies with that parameter, golden outputs and all.
+SMOKE := $(patsubst notebooks/%,build/smoke/%,$(wildcard notebooks/*.ipynb))
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "report takes PROFILE=smoke|demo|full and DATA=folder, as in: make report DATA=../LAB4_Dataset"
+
+setup: $(READY) ## the environment: .venv with the pinned packages (the other targets do it by themselves)
+
+report: $(READY) ## train, compare and roll out; the last line is the path of the page
+	@$(BIN)/lab4 report --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+
+test: $(READY) $(SMOKE) ## all tests and all notebooks
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
+		tests $(SMOKE)
+
+lab: $(READY) ## JupyterLab on the first notebook
+	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+lint: $(READY) ## style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+pins: ## constraints.txt anew: what a fresh environment gets today
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install -q -e '.[dev]' torch==2.11.0 torchvision==0.26.0
+	(sed -n '/^#/p' constraints.txt && build/pins/bin/python -m pip freeze --exclude-editable) > build/constraints.txt
+	mv build/constraints.txt constraints.txt && rm -rf build/pins
+
+clean: ## remove the environment and what was built; runs/ and data/ stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+build/smoke/%.ipynb: notebooks/%.ipynb $(READY)
+	@mkdir -p build/smoke && $(BIN)/papermill --prepare-only --log-level ERROR -p profile smoke $< $@
+
+# A copied checkout must not go on using the environment, and so the code, of its original.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "lab4: no Python >= 3.11 found (python3 is $$(python3 -V 2>&1)); install one," \
+		"or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "lab4: $(PYTHON) cannot make environments;" \
+		"on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	$(SAY) "making the environment .venv with $$($(PYTHON) -V)"
+	@test "$$(cat $(READY) 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv $(if $(wildcard $(READY)),--clear) .venv
+	$(SAY) "installing the packages pinned in constraints.txt (about 5 GB with PyTorch; minutes the first time)"
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@printf '%s' "$(CURDIR)" > $(READY)
+	$(SAY) "the environment is ready"
+
+.PHONY: help setup report test lab lint pins clean

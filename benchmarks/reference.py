@@ -1,0 +1,63 @@
+"""The plain loop, as the lab's template writes it: one frame at a time, NCHW, fp32, no tricks.
+
+It is the oracle of the tests and the other side of every ratio in the benchmarks, so it stays slow and obvious.
+It works on the weights of any `LabCVAE`, but runs none of its code paths for whole clips.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def batch_norm(norm: nn.BatchNorm2d, h: Tensor) -> Tensor:
+    """Ordinary BatchNorm in training mode, running averages included."""
+    norm.num_batches_tracked += 1
+    return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+
+
+def encode_label(model: nn.Module, label: Tensor) -> Tensor:
+    pad, conv, norm, act, block = model.label_transformation
+    return block(act(batch_norm(norm, conv(pad(label)))))
+
+
+def train_loss(model: nn.Module, frames: Tensor, labels: Tensor, eps: Tensor, beta: float, teacher_forcing: bool,
+               detach: bool) -> Tensor:  # fmt: skip
+    """The lab's loss of a clip: MSE and KL summed over the predicted frames (B, T, …), noise given."""
+    batch, mse, kld = frames.shape[0], torch.zeros(()), torch.zeros(())
+    x_prev = frames[:, 0]
+    for t in range(1, frames.shape[1]):
+        label = encode_label(model, labels[:, t])
+        target = model.frame_transformation(frames[:, t])
+        mu, logvar = model.Gaussian_Predictor(torch.cat([target, label], 1)).chunk(2, 1)
+        z = mu + torch.exp(0.5 * logvar) * eps[:, t - 1]
+        previous = model.frame_transformation(x_prev)
+        x = model.Generator(model.Decoder_Fusion(torch.cat([previous, label, z], 1)))
+        mse = mse + F.mse_loss(x, frames[:, t])
+        kld = kld - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp()) / batch
+        x_prev = frames[:, t] if teacher_forcing else (x.detach() if detach else x)
+    return mse + beta * kld
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, frames: Tensor, labels: Tensor, eps: Tensor,
+               beta: float, teacher_forcing: bool, detach: bool = True) -> float:  # fmt: skip
+    """Forward, backward, clip at 1.0, update."""
+    optimizer.zero_grad()
+    loss = train_loss(model, frames, labels, eps, beta, teacher_forcing, detach)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def rollout(model: nn.Module, first: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """One clip, batch 1, one frame after the other: first (1, C, H, W), labels (1, T, …) -> (1, T - 1, C, H, W)."""
+    x, frames = first, []
+    for t in range(1, labels.shape[1]):
+        label = encode_label(model, labels[:, t])
+        z = torch.randn(1, *model.latent_shape, generator=generator)
+        x = model.Generator(model.Decoder_Fusion(torch.cat([model.frame_transformation(x), label, z], 1)))
+        frames.append(x)
+    return torch.stack(frames, 1)

@@ -1,0 +1,93 @@
+"""The table of results: one row a run, failed ones with their reason."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab4_core.plots.style import as_runs, labels
+
+COLUMNS = {
+    "run": "", "annealing": "", "PSNR (dB)": ".2f", "SSIM": ".3f", "repeat first (dB)": ".2f",
+    "copy previous (dB)": ".2f", "best epoch": "d", "minutes": ".1f", "status": "",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values by column, which show themselves as an HTML table; every text is escaped.
+
+    columns: name -> how its numbers are written (a format like ".2f").
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, str]
+    caption: str = ""
+
+    def __repr__(self) -> str:  # constant, so that a notebook's stored output can be compared
+        return "Table"
+
+    def to_html(self) -> str:
+        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
+        body = "".join(
+            "<tr>" + "".join(cell(row.get(c), f) for c, f in self.columns.items()) + "</tr>" for row in self.rows
+        )
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def to_markdown(self) -> str:
+        lines = [list(self.columns), ["---"] * len(self.columns)]
+        lines += [[markdown(text(row.get(c), f)) for c, f in self.columns.items()] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
+        return {"text/html": self.to_html(), "text/markdown": self.to_markdown(), "text/plain": repr(self)}
+
+
+def text(value: Any, number: str) -> str:
+    """How a value is written; a dash for what is not known."""
+    return "–" if value is None else format(value, number) if isinstance(value, (int, float)) else str(value)
+
+
+def markdown(words: str) -> str:
+    """Text that stays one cell of a Markdown table, and text."""
+    return html.escape(words, quote=False).replace("|", r"\|").replace("\n", " ")
+
+
+def cell(value: Any, number: str) -> str:
+    align = "left" if isinstance(value, str) else "right"
+    return f'<td style="text-align:{align}">{html.escape(text(value, number))}</td>'
+
+
+def annealing_words(part: Any) -> str:
+    """ "cyclical, 10 cycles, beta 0 to 1" and the like."""
+    words = [part.kind]
+    if hasattr(part, "cycles"):
+        words.append(f"{part.cycles} cycles")
+    if hasattr(part, "stop"):
+        words.append(f"beta {part.start:g} to {part.stop:g}" if hasattr(part, "start") else f"beta {part.stop:g}")
+    return ", ".join(words)
+
+
+def results_table(runs: Any) -> Table:
+    """A row for each run, in the order given: scores of its best weights, its baselines, time and status.
+
+    Epochs count from 1. A run without a result is "not finished"; a failed one shows its reason.
+    """
+    runs = as_runs(runs)
+    rows = []
+    for run, name in zip(runs, labels(runs)):
+        result = run.result
+        base = result.get("baselines", {})
+        status, reason = result.get("status", "not finished"), result.get("reason")
+        epoch, seconds = result.get("best_epoch", -1), result.get("seconds")
+        values = (
+            name, annealing_words(run.config.annealing), result.get("psnr"), result.get("ssim"),
+            base.get("repeat_first", {}).get("psnr"), base.get("copy_previous", {}).get("psnr"),
+            epoch + 1 if epoch >= 0 else None, None if seconds is None else seconds / 60,
+            f"{status}: {reason}" if reason else status,
+        )  # fmt: skip
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return Table(rows, COLUMNS, "Validation, mean over predicted frames; z from the prior")

@@ -1,0 +1,193 @@
+"""Training seen from its log: losses, schedules, validation PSNR; and schedules by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lab4_core.plots.style import BASELINES, GREY, as_runs, labels, legend_below, line_look, message, styled
+
+
+def column(records: Iterable[Mapping[str, Any]], name: str) -> np.ndarray:
+    """One value of every record as floats; NaN, which leaves a gap, where a record has none."""
+    return np.array([r[name] if isinstance(r.get(name), (int, float)) else np.nan for r in records], float)
+
+
+def draw(ax: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
+    """A line; a single point, which a line would not show, as a dot."""
+    ax.plot(x, y, marker="o" if np.isfinite(y).sum() == 1 else "", **look)
+
+
+def from_zero(ax: Axes, xlabel: str) -> None:
+    """An x axis from 0 to a little beyond the last point; whole numbers for epochs."""
+    ax.set(
+        xlabel=xlabel, xlim=(0, 1.04 * max((np.nanmax(line.get_xdata(), initial=0) for line in ax.lines), default=1))
+    )
+    if "epoch" in xlabel:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def scale_y(ax: Axes) -> None:
+    """A logarithmic axis where the curves span more than a factor of 10, with a linear piece when they touch zero."""
+    values = np.concatenate([line.get_ydata() for line in ax.lines] or [np.empty(0)]).astype(float)
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    if not positive.size or positive.max() < 10 * positive.min() or (values < 0).any():
+        return
+    if positive.size == values.size:
+        ax.set_yscale("log")
+    else:
+        ax.set_yscale("symlog", linthresh=float(positive.min()))
+
+
+def epochs_done(records: Sequence[Mapping[str, Any]], epoch_records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Where each record lies on the axis of epochs, by its step: 1.5 is half-way through the second epoch."""
+    ends = np.array([[0, 0], *([r["step"], r["epoch"] + 1] for r in epoch_records)], float)
+    steps = column(records, "step")
+    inside = steps <= ends[-1, 0]
+    return np.where(inside, np.interp(steps, *ends.T), np.nan)
+
+
+TRAINING_PANELS = (  # field, title, unit, whether it is known step by step rather than as an epoch's mean
+    ("loss", "loss", "reconstruction + beta x KL", False),
+    ("mse", "reconstruction", "squared error, as in the loss", False),
+    ("kld", "KL divergence", "nats, reduced as in the loss", False),
+    ("beta", "KL weight", "beta", True),
+    ("tfr", "teacher forcing", "probability", True),
+    ("lr", "learning rate", "per step", True),
+)
+
+
+@styled
+def plot_training(runs: Any) -> Figure:
+    """Loss, reconstruction, KL, beta, teacher forcing and learning rate against epochs done; one colour a run.
+
+    The first three are means over an epoch (thin: over a few steps); the last three are drawn step by step, since an
+    epoch's mean would hide a ramp inside it. How loss and KL are summed is the run's own convention.
+    """
+    runs = as_runs(runs)
+    if not any(run.metrics("epoch") for run in runs):
+        return message(f"nothing to draw yet: no epoch is logged in {len(runs)} run(s)")
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True)
+    for i, (run, name) in enumerate(zip(runs, labels(runs))):
+        epochs, steps = run.metrics("epoch"), run.metrics("step")
+        if not epochs:
+            continue
+        x_epoch, x_step = column(epochs, "epoch") + 1, epochs_done(steps, epochs)
+        for ax, (field, _, _, by_step) in zip(axes.flat, TRAINING_PANELS):
+            if by_step:  # runs often share these: the earlier ones are wider, so that they show behind the later ones
+                x, records = (x_step, steps) if len(steps) > len(epochs) else (x_epoch, epochs)
+                draw(
+                    ax, x, column(records, field), label=name, linewidth=1.6 + min(5, len(runs) - 1 - i), **line_look(i)
+                )
+                continue
+            if len(steps) > len(epochs):
+                ax.plot(x_step, column(steps, field), **{**line_look(i), "linewidth": 0.7, "alpha": 0.3})
+            draw(ax, x_epoch, column(epochs, field), label=name, **line_look(i))
+    for ax, (_, title, unit, _) in zip(axes.flat, TRAINING_PANELS):
+        ax.set(title=title, ylabel=unit)
+        if title not in ("KL weight", "teacher forcing"):  # these are shares: their zero matters more than their ratio
+            scale_y(ax)
+    for ax in axes[1]:
+        from_zero(ax, "epochs done")
+    legend_below(figure, axes[0, 0])
+    return figure
+
+
+def draw_baselines(ax: Axes, records: Iterable[Mapping[str, Any]]) -> None:
+    """A grey level for each baseline; runs on the same clips share theirs."""
+    for key, (name, dash) in BASELINES.items():
+        levels = np.unique(np.round(column(records, key), 2))
+        for level in levels[np.isfinite(levels)]:
+            ax.axhline(level, color=GREY, linestyle=dash, linewidth=1.2, label=f"{name}, {level:.1f} dB")
+
+
+@styled
+def plot_validation(runs: Any) -> Figure:
+    """PSNR of free-running prediction on the validation clips against epochs and against minutes of training, with the
+    two baselines as grey lines; a ring marks the best evaluation of a run."""
+    runs = as_runs(runs)
+    if not any(run.metrics("eval") for run in runs):
+        return message(f"nothing to draw yet: no evaluation is logged in {len(runs)} run(s)")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for i, (run, name) in enumerate(zip(runs, labels(runs))):
+        if not (records := run.metrics("eval")):
+            continue
+        psnr = column(records, "psnr")
+        best = int(np.nanargmax(psnr)) if np.isfinite(psnr).any() else None
+        for ax, x in zip(axes, (column(records, "epoch") + 1, column(records, "seconds") / 60)):
+            ax.plot(x, psnr, marker="o", markersize=3.5, label=name, **line_look(i))
+            if best is not None:
+                ax.plot(x[best], psnr[best], "o", markersize=9, fillstyle="none", color=line_look(i)["color"])
+    for ax, xlabel in zip(axes, ("epochs done", "training time (minutes)")):
+        from_zero(ax, xlabel)
+        draw_baselines(ax, [r for run in runs for r in run.metrics("eval")])
+        ax.set_title(f"validation PSNR over {'epochs' if 'epoch' in xlabel else 'training time'}")
+    axes[0].set_ylabel("PSNR (dB)")
+    legend_below(figure, axes[0])
+    return figure
+
+
+@styled
+def plot_schedule(annealings: Mapping[str, Any], epochs: int, steps_per_epoch: int = 100) -> Figure:
+    """beta over training for annealing parts by name. A part that counts epochs is a staircase, one that counts
+    optimizer steps a ramp; `steps_per_epoch` says how many of these there are."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for i, (name, part) in enumerate(annealings.items()):
+        per = 1 if part.unit == "epoch" else steps_per_epoch
+        beta = [part(t, epochs * per) for t in range(epochs * per)]
+        ax.step(np.arange(len(beta) + 1) / per, [*beta, beta[-1]], where="post", label=name, **line_look(i))
+    ax.set(xlabel="epoch", ylabel="beta", title="KL annealing", xlim=(0, epochs))
+    legend_below(figure, ax)
+    return figure
+
+
+@styled
+def plot_teacher_forcing(parts: Mapping[str, Any], epochs: int) -> Figure:
+    """The probability that the model's next input is the ground truth, epoch by epoch, for parts by name."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for i, (name, part) in enumerate(parts.items()):
+        ratio = [part.ratio_at(epoch, epochs) for epoch in range(epochs)]
+        ax.step(np.arange(epochs + 1), [*ratio, ratio[-1]], where="post", label=name, **line_look(i))
+    ax.set(xlabel="epoch", ylabel="probability", title="teacher forcing", xlim=(0, epochs), ylim=(-0.03, 1.03))
+    legend_below(figure, ax)
+    return figure
+
+
+@styled
+def plot_kld_vs_psnr(runs: Any) -> Figure:
+    """The path of each run over its evaluations: KL of that epoch in training against validation PSNR; a dot ends it.
+
+    Two failures lie at the two ends: a KL near 0 is a posterior collapsed to the prior (z says nothing); a large one
+    with a low PSNR is a decoder that reads the frame from a z it will not have at test time. Only runs whose KL is
+    summed by one convention can be compared.
+    """
+    figure = Figure(figsize=(6.5, 4.4), layout="constrained")
+    ax = figure.subplots()
+    runs = as_runs(runs)
+    for i, (run, name) in enumerate(zip(runs, labels(runs))):
+        kld = {r["epoch"]: r.get("kld", np.nan) for r in run.metrics("epoch")}
+        points = np.array([(kld[r["epoch"]], r["psnr"]) for r in run.metrics("eval") if r["epoch"] in kld], float)
+        if len(points):
+            ax.plot(*points.T, label=name, **{**line_look(i), "linewidth": 1})
+            ax.plot(*points[-1], "o", color=line_look(i)["color"])
+    if not ax.lines:
+        return message(f"nothing to draw yet: no evaluation is logged in {len(runs)} run(s)")
+    x = np.concatenate([line.get_xdata() for line in ax.lines])
+    if (x > 0).all() and x.max() > 30 * x.min():
+        ax.set_xscale("log")
+    ax.set(
+        xlabel="KL divergence in training (nats, as logged)",
+        ylabel="validation PSNR (dB)",
+        title="KL and PSNR over training",
+    )
+    legend_below(figure, ax)
+    return figure

@@ -1,0 +1,71 @@
+"""The report: train the annealing types, compare them in notebook 12, export it as one HTML page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lab4_core.errors import Lab4Error
+from lab4_core.export import export_html
+from lab4_core.paths import NOTEBOOKS, runs_dir
+from lab4_core.sweep import read_status, run_sweep
+
+ANNEALING = ("cyclical", "monotonic", "none")
+NOTEBOOK = NOTEBOOKS / "12_report.ipynb"
+
+
+def make_report(
+    profile: str = "demo",
+    preset: str = "compact",
+    data: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    overrides: dict[str, Any] | None = None,
+    slots: int = 0,
+) -> Path:
+    """Train each KL-annealing type, then execute notebook 12 on the runs and export it; returns the page's path.
+
+    data: a folder in the LAB4 layout; by default `$LAB4_DATA`, else the synthetic dancer. out: the folder of the
+    report, by default `runs/report-<profile>`; made again with the same settings, it takes up the runs that are
+    finished. overrides: further fields of the configuration, the same for every type.
+    The page, `submission.csv`, the test clips' GIFs and the sweep's table lie in `out`. Raises `Lab4Error`
+    when no run finished, with the reason of the first; a failed one beside finished ones shows as failed on the page.
+    """
+    folder = Path(out).expanduser().resolve() if out else runs_dir() / f"report-{profile}"
+    overrides = dict(overrides or {})
+    seed = overrides.pop("seed", 0)
+    minutes = overrides.pop("minutes", None) or 0.0
+    root = str(Path(data or os.environ.get("LAB4_DATA")).resolve()) if data or os.environ.get("LAB4_DATA") else ""
+    common = {"profile": profile, "preset": preset, "data": root, "seed": seed, "minutes": minutes,
+              "overrides": overrides}  # fmt: skip
+    # one thread a run and all types side by side: on two cores that is half as long as one after the other
+    rows = run_sweep([{"annealing": kind} for kind in ANNEALING], folder, common, slots=slots or len(ANNEALING))
+    finished = [row for row in rows if row["status"] == "finished"]
+    if not finished:
+        raise Lab4Error(f"report: no run finished; {rows[0]['annealing']}: {rows[0]['reason']}")
+    runs = [str(folder / "points" / row["point"]) for row in rows]
+    executed = execute(NOTEBOOK, folder / "report.ipynb", {"points": runs, "out": str(folder)})
+    print("report: writing the page", flush=True)
+    return export_html(executed, folder / "report.html")
+
+
+def execute(notebook: Path, to: Path, parameters: dict[str, Any]) -> Path:
+    """Run a notebook by papermill in its own folder. Raises `Lab4Error` with the failing cell's message."""
+    import papermill
+
+    print(f"report: executing {notebook.name}", flush=True)
+    try:
+        papermill.execute_notebook(str(notebook), str(to), parameters, kernel_name="python3", language="python",
+                                   cwd=str(notebook.parent), progress_bar=False)  # fmt: skip
+    except papermill.PapermillExecutionError as e:
+        raise Lab4Error(f"notebook {notebook.name} stopped in cell {e.cell_index}: {e.ename}: {e.evalue}") from e
+    return to
+
+
+def point_run(folder: str | os.PathLike):
+    """The run of a sweep's point, or None with the reason where it did not come to one."""
+    from lab4_core.runlog import Run
+
+    status = read_status(folder)
+    run = Run(Path(folder) / status["run"]) if status.get("run") else None
+    return run, status.get("reason")

@@ -1,0 +1,216 @@
+"""A run from end to end: it learns, it resumes exactly, it says what went wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lab4_core as l4
+from lab4_core import checkpoint, engine
+from lab4_core.config import Config
+from lab4_core.errors import Lab4Error
+from lab4_core.inference import import_checkpoint, load_model
+from lab4_core.runlog import Run
+
+TINY = {
+    "data": {"kind": "dancer", "clips": 2, "frames": 40, "test_clips": 2},
+    "model": {"kind": "compact", "width": 8},
+    "optimizer": {"kind": "adamw", "lr": 2e-3},
+    "lr_schedule": "constant",
+    "beta": 1e-5,
+    "annealing": {"kind": "cyclical", "cycles": 2, "unit": "step"},
+    "teacher_forcing": {"kind": "constant", "ratio": 0.5, "draw": "frame"},
+    "strategies": ["ema", "input_noise", "distant_start"],
+    "n_frames": 4,
+    "windows": "random",
+    "batch_size": 4,
+    "epochs": 2,
+    "eval_frames": 20,
+    "device": "cpu",
+}
+LAB = {"model": {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}, "strategies": [], "windows": "fixed",
+       "teacher_forcing": {"kind": "linear", "start_decay": 1, "decay_step": 0.5}}  # fmt: skip
+
+
+def config(**changes):
+    return Config.from_dict({**TINY, **changes})
+
+
+def without_times(records):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+
+def test_training_lowers_the_loss_and_beats_the_baseline(tmp_path):
+    cfg = config(epochs=3, steps=60, eval_every=0, **{"optimizer.lr": 4e-3})
+    run = l4.train(cfg, out=tmp_path)
+    epochs = run.metrics("epoch")
+    assert epochs[-1]["mse"] < 0.8 * epochs[0]["mse"]
+    result = run.result
+    assert result["status"] == "finished" and result["steps"] == 60
+    assert result["psnr"] > result["baselines"]["repeat_first"]["psnr"]
+    assert result["protocol"]["z"].startswith("N(0, I)")
+    assert result["effective_beta"] == pytest.approx(1e-5 * 3 * 32 * 64, rel=0.01)
+    score = run.scores()
+    assert score.psnr.shape == (1, 19) and score.mean == pytest.approx(result["psnr"], abs=1e-3)
+    again = l4.evaluate(run)
+    np.testing.assert_allclose(again.psnr, score.psnr, atol=1e-3)
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path, monkeypatch):
+    run = l4.train(config(steps=4), out=tmp_path)
+    monkeypatch.setattr(engine.Learner, "step", lambda *a: pytest.fail("trained again"))
+    assert l4.train(config(steps=4, name="run"), out=tmp_path).dir == run.dir
+
+
+CHILD = """
+import json, os, sys
+import torch
+torch.set_num_threads(1)
+from lab4_core import engine
+from lab4_core.config import Config
+values, out, die_at = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+step = engine.Learner.step
+def dying(self, batch, number, *rest):
+    if number == die_at:
+        os.kill(os.getpid(), 9)
+    return step(self, batch, number, *rest)
+engine.Learner.step = dying
+engine.SAVE_SECONDS = 0  # a checkpoint after every step: the kill comes in the middle of an epoch
+engine.train(Config.from_dict(values), out=out)
+"""
+
+
+@pytest.mark.parametrize("variant", ["compact", "lab"])
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, variant):
+    values = {**TINY, **(LAB if variant == "lab" else {}), "steps": 13, "epochs": 3, "eval_every": 1}
+
+    def train(out, die_at):
+        return subprocess.run([sys.executable, "-c", CHILD, json.dumps(values), str(out), str(die_at)],
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+
+    assert train(tmp_path / "killed", 7).returncode == -9
+    for folder in ("killed", "whole"):
+        done = train(tmp_path / folder, -1)
+        assert done.returncode == 0, done.stderr
+    a, b = (Run(next((tmp_path / f).glob("run-*"))) for f in ("killed", "whole"))
+    for kind in ("step", "epoch", "eval"):
+        assert without_times(a.metrics(kind)) == without_times(b.metrics(kind)) != []
+    x, y = (checkpoint.load(r.dir / "last.pt") for r in (a, b))
+    assert flat(x["learner"]) == flat(y["learner"]), "weights, optimizer and EMA"
+    assert x["best"] == y["best"] and a.result["psnr"] == b.result["psnr"]
+
+
+def flat(tree):
+    if isinstance(tree, dict):
+        return {k: flat(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [flat(v) for v in tree]
+    return tree.numpy().tobytes() if isinstance(tree, torch.Tensor) else tree
+
+
+def test_ctrl_c_saves_and_returns_the_partial_run(tmp_path, monkeypatch):
+    import signal
+
+    step = engine.Learner.step
+
+    def interrupted(self, batch, number, *rest):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, number, *rest)
+
+    monkeypatch.setattr(engine.Learner, "step", interrupted)
+    run = l4.train(config(steps=8, epochs=1), out=tmp_path)
+    assert run.result["status"] == "partial" and checkpoint.load(run.dir / "last.pt")["step"] == 4
+    monkeypatch.setattr(engine.Learner, "step", step)
+    assert l4.train(config(steps=8, epochs=1), out=tmp_path).result["status"] == "finished"
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
+    step = engine.Learner.step
+
+    def broken(self, batch, number, *rest):
+        terms = step(self, batch, number, *rest)
+        return terms if number < 5 else {**terms, "loss": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(engine.Learner, "step", broken)
+    with pytest.raises(Lab4Error, match=r"not finite at step 6: loss = nan.*beta = .*windows at frames"):
+        l4.train(config(steps=20, epochs=4), out=tmp_path)
+    run = Run(next(tmp_path.glob("run-*")))
+    assert run.result["status"] == "failed" and "not finite" in run.result["reason"]
+    weights = checkpoint.load(run.dir / "last.pt")["learner"]["model"]
+    assert all(torch.isfinite(v).all() for v in weights.values()), "the last good state is kept"
+
+
+def test_minutes_end_the_run_in_time_and_reach_the_end_of_the_schedules(tmp_path):
+    cfg = config(minutes=0.05, epochs=3, eval_every=0)
+    run = l4.train(cfg, out=tmp_path)
+    assert 3 <= run.result["seconds"] < 12
+    assert [r["epoch"] for r in run.metrics("epoch")] == [0, 1, 2]
+
+
+def test_two_processes_do_not_train_one_run(tmp_path):
+    from lab4_core import runlog
+
+    data = l4.load_data(config())
+    run = runlog.create(tmp_path / f"run-{config().fingerprint(data.digest)}", config())
+    with runlog.owning(run), pytest.raises(Lab4Error, match=f"in use by process {os.getpid()}"):
+        l4.train(config(), out=tmp_path)
+
+
+def test_rollout_and_test_hand_in_every_clip(tmp_path):
+    run = l4.train(config(steps=6, epochs=1), out=tmp_path)
+    data = l4.load_data(run.config)
+    clip = data.test[0]
+    a, b = (l4.predict(run, clip.first, clip.cond, seed=s) for s in (0, 0))
+    assert a.shape == (40, 3, 32, 64) and torch.equal(a, b) and a.min() >= 0 and a.max() <= 1
+    assert torch.equal(a[0], clip.first[0].float() / 255), "frame 0 is the given one"
+    video = l4.rollout(run, clip.first, clip.cond)
+    assert set(video._repr_mimebundle_()) >= {"text/html", "image/png", "text/plain"}
+    written = l4.test(run, out=tmp_path / "out")
+    pictures = [f"pred_seq{i}{suffix}" for i in range(2) for suffix in (".gif", ".png")]
+    assert [p.name for p in written] == ["submission.csv", *pictures]
+    assert len(written[0].read_text().splitlines()) == 1 + 2 * 40
+    with pytest.raises(Lab4Error, match="not what the model"):
+        l4.predict(run, clip.first[..., :8, :8], clip.cond)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run = l4.train(config(steps=4, epochs=1), out=tmp_path)
+    state = checkpoint.load(run.dir / "best.pt")
+    state["model"] = {"kind": "compact", "width": 16}
+    checkpoint.save(run.dir / "best.pt", state)
+    with pytest.raises(Lab4Error, match="a checkpoint of another model"):
+        load_model(run)
+
+
+def test_a_published_checkpoint_becomes_a_run(tmp_path):
+    cfg = Config.from_dict({"model": LAB["model"]})
+    model = cfg.model.build((3, 32, 64), (3, 32, 64))
+    torch.save({"state_dict": model.state_dict(), "optimizer": model.state_dict(), "lr": 1e-3, "tfr": 0.0,
+                "last_epoch": 3}, tmp_path / "epoch=3.ckpt")  # fmt: skip
+    overrides = {"model": LAB["model"], "data": TINY["data"], "eval_frames": 10}
+    run = import_checkpoint(tmp_path / "epoch=3.ckpt", tmp_path, overrides)
+    assert run.result["status"] == "imported"
+    assert l4.evaluate(run).psnr.shape == (1, 9)
+
+
+def test_no_space_left_is_one_clear_error(tmp_path, monkeypatch):
+    import errno
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(Lab4Error, match="No space left on device; expected a folder"):
+        l4.train(config(steps=4, epochs=1), out=tmp_path)
+    assert not list(tmp_path.glob("run-*/*.pt")) and not list(tmp_path.glob("run-*/.*.pt")), "nothing half-written"
+
+
+def test_an_unwritable_place_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Lab4Error, match="cannot write"):
+        l4.train(config(), out=tmp_path / "file")

@@ -1,0 +1,91 @@
+"""The numbers everything else rests on, each against something independent."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from lab4_core.losses import Elbo, gaussian_kld, reparameterize
+from lab4_core.metrics import baselines, psnr_per_frame, ssim_per_frame
+
+
+def test_closed_form_kl_is_the_monte_carlo_kl():
+    torch.manual_seed(0)
+    mu, logvar, mu_p, logvar_p = torch.tensor([0.7, -1.2, 0.3, -0.4]).double()
+    for prior in ((None, None), (mu_p, logvar_p)):
+        q = torch.distributions.Normal(mu, (0.5 * logvar).exp())
+        p = torch.distributions.Normal(*((0.0, 1.0) if prior[0] is None else (mu_p, (0.5 * logvar_p).exp())))
+        z = reparameterize(mu, logvar, torch.randn(400_000).double())
+        ratios = q.log_prob(z) - p.log_prob(z)
+        error = ratios.std() / math.sqrt(len(ratios))
+        assert abs(gaussian_kld(mu, logvar, *prior) - ratios.mean()) < 4 * error
+        exact = torch.distributions.kl_divergence(q, p) if prior[0] is not None else None
+        assert exact is None or gaussian_kld(mu, logvar, *prior) == pytest.approx(float(exact))
+
+
+def test_kl_is_zero_only_at_the_prior():
+    assert gaussian_kld(torch.zeros(3), torch.zeros(3)).sum() == 0
+    assert (gaussian_kld(torch.randn(99), torch.randn(99)) > 0).all()
+
+
+def test_elbo_conventions_by_hand():
+    x, pred = torch.zeros(2, 3, 1, 2, 2), torch.full((2, 3, 1, 2, 2), 0.5)
+    kld = torch.full((2, 3), 8.0)  # 4 latent numbers of 2 nats
+    lab = Elbo()(pred, x, kld, 4, torch.tensor(0.1))
+    assert lab["mse"] == pytest.approx(3 * 0.25) and lab["kld"] == pytest.approx(3 * 8)
+    assert lab["loss"] == pytest.approx(0.75 + 0.1 * 24)
+    other = Elbo(mse="sum", kld="mean", l1=1.0)(pred, x, kld, 4, torch.tensor(0.1))
+    assert other["mse"] == pytest.approx(3 * 4 * 0.25) and other["kld"] == pytest.approx(3 * 2)
+    assert other["loss"] == pytest.approx(3 + 0.1 * 6 + 3 * 4 * 0.5)
+
+
+def test_effective_beta_makes_the_conventions_one():
+    """Scaled by its effective beta, every convention has the gradient of summed error + that beta x summed KL."""
+    lab = Elbo().effective_beta(1.0, pixels=3 * 32 * 64, n_latent=24576)
+    assert lab == 6144, "beta = 1 of the lab outweighs the summed error by 6,144"
+    for elbo in (Elbo(), Elbo(mse="sum"), Elbo(kld="mean"), Elbo(mse="sum", kld="mean")):
+        pred = torch.rand(2, 3, 1, 4, 4, requires_grad=True)
+        kld = torch.rand(2, 3, requires_grad=True)
+        elbo(pred, torch.zeros_like(pred), kld, 7, torch.tensor(0.3))["loss"].backward()
+        per_error = pred.grad / (2 * pred.detach())
+        assert torch.allclose(kld.grad / per_error.mean(), torch.tensor(elbo.effective_beta(0.3, 16, 7)))
+
+
+def test_no_nan_where_the_lab_has_nan():
+    """beta = 0 and a huge log-variance: 0 * inf. The models clamp, so the KL is finite."""
+    from lab4_core.models.frame_cvae import FrameCVAE
+
+    logvar = torch.tensor([1e4]).clamp(-FrameCVAE.logvar_clamp, FrameCVAE.logvar_clamp)
+    assert torch.isfinite(0.0 * gaussian_kld(torch.zeros(1), logvar)).all()
+
+
+def test_psnr_by_hand():
+    truth = torch.full((1, 3, 3, 8, 8), 0.5)
+    pred = truth + torch.tensor([0.1, 0.01, 0.0]).view(1, 3, 1, 1, 1)
+    assert psnr_per_frame(pred, truth)[0].tolist() == pytest.approx([20.0, 40.0, 100.0], abs=1e-3)
+    assert psnr_per_frame(torch.full_like(truth, 9.0), truth)[0, 0] == pytest.approx(10 * math.log10(4))
+
+
+def test_ssim_is_scikit_images():
+    rng = np.random.default_rng(0)
+    truth = rng.random((2, 5, 3, 32, 64)).astype(np.float32)
+    pred = np.clip(truth + 0.1 * rng.standard_normal(truth.shape), 0, 1).astype(np.float32)
+    ours = ssim_per_frame(torch.from_numpy(pred), torch.from_numpy(truth)).numpy()
+    for n in range(2):
+        for t in range(5):
+            theirs = structural_similarity(
+                truth[n, t], pred[n, t], channel_axis=0, data_range=1.0, gaussian_weights=True,
+                use_sample_covariance=False, sigma=1.5,
+            )  # fmt: skip
+            assert ours[n, t] == pytest.approx(theirs, abs=2e-4)
+
+
+def test_baselines():
+    truth = torch.linspace(0, 1, 5).view(1, 5, 1, 1, 1).expand(1, 5, 3, 12, 12)
+    base = baselines(truth)
+    assert base["copy_previous"]["psnr"][0].tolist() == pytest.approx([-20 * math.log10(0.25)] * 4, abs=1e-3)
+    assert base["repeat_first"]["psnr"][0].tolist() == pytest.approx(
+        [-20 * math.log10(0.25 * k) for k in (1, 2, 3, 4)], abs=1e-3
+    )

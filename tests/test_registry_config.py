@@ -1,0 +1,121 @@
+"""Every registered part round-trips through JSON; every mistake in a configuration has one clear error."""
+
+import json
+
+import pytest
+
+from lab4_core import registry
+from lab4_core.config import Config
+from lab4_core.errors import Lab4Error
+from lab4_core.presets import PRESETS, PROFILES, load_config
+
+PARTS = [(family, kind) for family in registry.FAMILIES for kind in registry.kinds(family)]
+
+
+@pytest.mark.parametrize("family,kind", PARTS)
+def test_every_part_round_trips_through_json(family, kind):
+    cls = registry.part_class(family, kind)
+    values = {"root": "somewhere"} if (family, kind) == ("data", "lab4") else {}
+    part = cls(**values)
+    spec = json.loads(json.dumps(registry.spec_of(part)))
+    assert registry.build(family, spec) == part
+    assert cls.__doc__ and "(" not in cls.__doc__.split("\n")[0][:1], "a part says what it is"
+    with pytest.raises(Lab4Error, match="no_such_field"):
+        registry.build(family, {**spec, "no_such_field": 1})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_presets_and_profiles_are_configurations(preset, profile):
+    cfg = load_config(profile, preset)
+    assert Config.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+
+
+def test_the_lab_preset_is_the_labs_defaults():
+    cfg = load_config("full", "lab")
+    assert (cfg.batch_size, cfg.epochs, cfg.n_frames, cfg.eval_frames, cfg.grad_clip) == (2, 70, 16, 630, 1.0)
+    assert (cfg.optimizer.kind, cfg.optimizer.lr, cfg.lr_schedule.milestones) == ("adam", 1e-3, (2, 5))
+    assert (cfg.annealing.kind, cfg.annealing.cycles, cfg.annealing.ratio) == ("cyclical", 10, 1.0)
+    tf = cfg.teacher_forcing
+    assert (tf.ratio, tf.start_decay, tf.decay_step, tf.draw) == (1.0, 10, 0.1, "epoch")
+    assert (cfg.loss.mse, cfg.loss.kld, cfg.windows, cfg.shuffle) == ("mean", "sum", "fixed", False)
+
+
+@pytest.mark.parametrize(
+    "values,message",
+    [
+        ({"batchsize": 4}, "did you mean 'batch_size'"),
+        ({"batch_size": 0}, "batch_size = 0: expected 1 or more"),
+        ({"batch_size": 2.5}, "batch_size = 2.5: expected a whole number"),
+        ({"epochs": "many"}, "epochs = 'many': expected a whole number"),
+        ({"annealing": "cyclic"}, "did you mean 'cyclical'"),
+        ({"annealing": {"cycles": 3}}, "expected a name or a dict with 'kind'"),
+        ({"annealing.ratios": 1}, "did you mean 'ratio'"),
+        ({"annealing.ratio": 0}, "ratio = 0.0: expected more than 0"),
+        ({"annealing.start": 2}, "expected 0 to stop"),
+        ({"teacher_forcing.ratio": 1.5}, "a probability"),
+        ({"windows": "sliding"}, "expected one of 'fixed', 'random'"),
+        ({"steps": 10, "minutes": 1}, "at most one of them"),
+        ({"n_frames": 1}, "n_frames = 1"),
+        ({"optimizer.lr": "nan"}, "expected a number"),
+        ({"optimizer.lr": -1}, "expected more than 0"),
+        ({"model.f_dim": 100}, "a multiple of 8"),
+        ({"precision": "fp16"}, "expected one of"),
+        ({"name": "../away"}, "letters, digits"),
+        ({"fast_partial": 0}, "a share in"),
+    ],
+)
+def test_a_mistake_is_one_error_that_names_it(values, message):
+    with pytest.raises(Lab4Error) as e:
+        Config.from_dict(values)
+    assert message in str(e.value)
+
+
+def test_dotted_keys_change_one_value_whatever_their_order():
+    a = Config.from_dict({"annealing.cycles": 4, "annealing": "cyclical", "annealing.start": "0.01"})
+    assert (a.annealing.cycles, a.annealing.start) == (4, 0.01)
+    b = load_config("full", "compact", overrides={"annealing": "none"})
+    assert b.annealing.kind == "none", "a new part replaces what a preset said of the old one"
+
+
+def test_the_fingerprint_follows_what_is_computed_and_nothing_else():
+    cfg = Config()
+    assert cfg.replace(name="other", device="cpu").fingerprint("d") == cfg.fingerprint("d")
+    assert cfg.replace(seed=1).fingerprint("d") != cfg.fingerprint("d")
+    assert cfg.replace(**{"annealing.cycles": 9}).fingerprint("d") != cfg.fingerprint("d")
+    assert cfg.fingerprint("other data") != cfg.fingerprint("d")
+
+
+def test_data_comes_from_the_argument_then_the_environment(monkeypatch):
+    monkeypatch.delenv("LAB4_DATA", raising=False)
+    assert load_config("smoke").data.kind == "dancer"
+    monkeypatch.setenv("LAB4_DATA", "from_env")
+    assert load_config("smoke").data.root == "from_env"
+    assert load_config("smoke", data="given").data.root == "given"
+    with pytest.raises(Lab4Error, match="did you mean 'smoke'"):
+        load_config("smok")
+
+
+def test_layers_of_overrides():
+    from lab4_core.config import layer
+
+    preset = {"annealing.cycles": 4, "steps": 60}
+    assert layer(preset, {"annealing": "cyclical"})["annealing.cycles"] == 4, "the kind it already has"
+    assert layer({}, {"model": "lab"}) == {"model": "lab"}
+    assert layer(preset, {"annealing": "none"}) == {"annealing": "none", "steps": 60}
+    assert layer(preset, {"annealing": "cyclical", "annealing.ratio": 0.5})["annealing.ratio"] == 0.5
+    assert layer(preset, {"minutes": 2.0}) == {"annealing.cycles": 4, "steps": None, "minutes": 2.0}
+    assert load_config("smoke", "compact", overrides={"minutes": 2}).steps is None
+
+
+def test_no_file_hides_a_public_function():
+    """Python binds an imported submodule to its package under its own name."""
+    import importlib
+
+    import lab4_core as l4
+    from lab4_core.paths import ROOT
+
+    for path in (ROOT / "lab4_core").glob("*.py"):
+        assert path.stem not in l4.__all__
+    importlib.import_module("lab4_core.inference")
+    assert callable(l4.rollout) and callable(l4.predict)
