@@ -22,10 +22,10 @@ import torch
 
 from lab4_core import accel
 from lab4_core.errors import Lab4Error
+from lab4_core.free_running import rollout
 from lab4_core.models.base import VideoPredictor
 from lab4_core.paths import BENCHMARKS, write_text
 from lab4_core.presets import load_config
-from lab4_core.free_running import rollout
 from lab4_core.training import Batch, Learner, build_model
 
 Row = dict[str, Any]

@@ -74,9 +74,7 @@ class Train(Common):
         """The run that is meant, and the lines on flags without an effect."""
         flags = self.flags()
         lab_values, notes = lab_flags.lab_overrides(flags)
-        overrides = layer(
-            lab_values, options.typed(self.config), self.own(), options.set_overrides(self.sets)
-        )
+        overrides = layer(lab_values, options.typed(self.config), self.own(), options.set_overrides(self.sets))
         recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
         root = options.dataset_root(options.either("--data", self.data, "--DR", flags.DR))
         try:

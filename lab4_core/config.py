@@ -26,9 +26,11 @@ def opt(default: Any, help: str) -> Any:
 def part(family: str, default: Any, help: str) -> Any:
     """A field that holds a registered part (or a tuple of them). The default is a name or a dict."""
     return field(
-        default_factory=lambda: tuple(registry.build(family, d) for d in default)
-        if isinstance(default, tuple)
-        else registry.build(family, default),
+        default_factory=lambda: (
+            tuple(registry.build(family, d) for d in default)
+            if isinstance(default, tuple)
+            else registry.build(family, default)
+        ),
         metadata={"help": help, "family": family, "default": default},
     )
 
@@ -82,7 +84,8 @@ class Config:
 
     def __post_init__(self):
         at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,
-                    "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0, "beta": 0}  # fmt: skip
+                    "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0,
+                    "beta": 0}  # fmt: skip
         for name, low in at_least.items():
             check(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
         for name in ("partial", "fast_partial"):
@@ -128,13 +131,13 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides on overrides, the later the stronger.
 
     A part set to another kind forgets what was said of the old one; naming the kind it already has changes nothing.
-    A length in epochs, steps or minutes takes the place of an earlier one in steps or minutes.
+    A length in steps or minutes takes the place of an earlier one.
     """
     families = {f.name: f.metadata["default"] for f in dataclasses.fields(Config) if "family" in f.metadata}
     values: dict[str, Any] = {}
     for new in layers:
         if any(new.get(name) is not None for name in ("steps", "minutes")):
-            values = {**values, "steps": None, "minutes": None}
+            values = {k: v for k, v in values.items() if k not in ("steps", "minutes")}
         for key in sorted(new, key=lambda k: "." in k):  # the part first, then its values
             if key in families and _kind(values.get(key, families[key])) == new[key]:
                 values.setdefault(key, new[key])
@@ -149,7 +152,7 @@ def _kind(part: Any) -> Any:
 
 
 def merge(values: dict[str, Any]) -> dict[str, Any]:
-    """Fold `part.field` keys into their part's dict: `annealing.cycles = 4` becomes `annealing = {"kind": …, "cycles": 4}`.
+    """Fold `part.field` keys into the dict of their part: `annealing.cycles` becomes an entry of `annealing`.
 
     A key without a dot sets the whole part first, in whatever order the keys come.
     """

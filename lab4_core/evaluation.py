@@ -10,9 +10,9 @@ import torch
 from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
+from lab4_core.free_running import rollout
 from lab4_core.metrics import baselines, frame_scores
 from lab4_core.models.base import VideoPredictor
-from lab4_core.free_running import rollout
 from lab4_core.scores import Score
 
 

@@ -14,10 +14,11 @@ from lab4_core.config import Config
 from lab4_core.data import VideoData, load_data, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
+from lab4_core.free_running import rollout as roll_out
 from lab4_core.media import Video
+from lab4_core.metrics import psnr_per_frame
 from lab4_core.models.base import VideoPredictor, count_parameters
 from lab4_core.paths import runs_dir
-from lab4_core.free_running import rollout as roll_out
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
 from lab4_core.submission import write_submission
@@ -52,7 +53,12 @@ def evaluate(
     data = data or load_data(run.config)
     clips = data.val if split == "val" else data.train
     device = accel.pick_device(device)
-    return score_model(load_model(run, device), clips, run.config, device, split=split, samples=n_samples)
+    model = load_model(run, device)
+    try:
+        return score_model(model, clips, run.config, device, split=split, samples=n_samples)
+    except RuntimeError as e:
+        raise Lab4Error(f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are not what the model of "
+                        f"{run.dir.name} was built for ({e})") from e  # fmt: skip
 
 
 def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto") -> torch.Tensor:
@@ -75,12 +81,15 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
 
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
     """`predict` as a video that shows itself: prediction, the truth where it is known, and the pose, side by side."""
-    panels = {"prediction": predict(run, first, cond, seed, device)}
+    predicted, psnr = predict(run, first, cond, seed, device), None
+    panels, n_past = {"prediction": predicted}, run.config.n_past
     if truth is not None:
         panels["ground truth"] = truth
+        truth = to_float(torch.as_tensor(truth))
+        psnr = psnr_per_frame(predicted[None, n_past:], truth[None, n_past : len(predicted)])[0].tolist()
     if torch.as_tensor(cond).dim() == 4:
         panels["pose"] = cond
-    return Video(panels, title=f"{run.name}: {len(panels['prediction'])} frames from one")
+    return Video(panels, title=f"{run.name}: {len(predicted)} frames from {n_past}", psnr=psnr, n_past=n_past)
 
 
 def test(

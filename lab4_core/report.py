@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.export import export_html
 from lab4_core.paths import NOTEBOOKS, runs_dir
+from lab4_core.presets import load_config
 from lab4_core.sweep import read_status, run_sweep
 
 ANNEALING = ("cyclical", "monotonic", "none")
@@ -36,6 +38,8 @@ def make_report(
     seed = overrides.pop("seed", 0)
     minutes = overrides.pop("minutes", None) or 0.0
     root = str(Path(data or os.environ.get("LAB4_DATA")).resolve()) if data or os.environ.get("LAB4_DATA") else ""
+    # read or render the data once, before several runs would do it side by side; and stop here if they are wrong
+    load_data(load_config(profile, preset, root or None, overrides))
     common = {"profile": profile, "preset": preset, "data": root, "seed": seed, "minutes": minutes,
               "overrides": overrides}  # fmt: skip
     # one thread a run and all types side by side: on two cores that is half as long as one after the other

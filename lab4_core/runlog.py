@@ -1,6 +1,6 @@
 """A run's directory: what it was asked, what it logged, what came out. Reading one needs no torch.
 
-    runs/<name>-<fingerprint>/  config.json  metrics.jsonl  result.json  scores.npz  last.pt  best.pt
+runs/<name>-<fingerprint>/  config.json  metrics.jsonl  result.json  scores.npz  last.pt  best.pt
 """
 
 from __future__ import annotations

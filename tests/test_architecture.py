@@ -16,8 +16,8 @@ PACKAGE = ROOT / "lab4_core"
 # A file imports only from files to its left; a folder counts as one. This is the one place where the order is written.
 ORDER = """
     errors paths registry config presets losses metrics scores schedules teacher_forcing optimizers layers models
-    progress data gif media accel free_running evaluation submission checkpoint runlog strategies clock training trackers
-    engine inference plots mathml export sweep_point sweep report bench lab_flags options cli
+    progress data gif media accel free_running evaluation submission checkpoint runlog strategies clock training
+    trackers engine inference plots mathml export sweep_point sweep report bench lab_flags options cli
 """.split()
 
 ENGINE = {"accel", "free_running", "evaluation", "checkpoint", "training", "engine", "inference"}
