@@ -285,7 +285,8 @@ class Video:
         caption = f"{self.title}. " if self.title else ""
         caption += f"{len(self)} frames"
         if every > 1:
-            caption += f", 1 in {every} shown at {fps * every / self.fps:.2g} times the speed"
+            speed = fps * every / self.fps
+            caption += f", 1 in {every} shown" + (f", {speed:.2g} times as fast" if speed != 1 else "")
         names = ", ".join(self.panels)
         alt = (
             self.alt

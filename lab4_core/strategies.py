@@ -16,18 +16,18 @@ from lab4_core.registry import check, register
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
     """Hooks, each of which does nothing unless overridden. `feeds` says that `feed` changes the model's inputs,
-    `wants_other` that `begin` does something."""
+    `jumps` that `jump` may come out true."""
 
     feeds = False
-    wants_other = False
+    jumps = False
 
     def start(self, model: nn.Module) -> dict[str, Tensor]:
         """What the strategy remembers, before the first step."""
         return {}
 
-    def begin(self, first: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
-        """The frame a training clip begins with, (B, C, H, W); `other` is a frame drawn from anywhere in its clip."""
-        return first
+    def jump(self, clips: int, rng: torch.Generator) -> Tensor:
+        """(B,) bool: the training clips whose first frame and condition come from elsewhere in the clip."""
+        return torch.zeros(clips, dtype=torch.bool, device=rng.device)
 
     def feed(self, x_in: Tensor, x_last: Tensor, rng: torch.Generator) -> Tensor:
         """The frame the model is about to see as its input (M, C, H, W) in [0, 1]; x_last is the input before it."""
@@ -107,11 +107,10 @@ class DistantStart(Strategy):
     """
 
     share: float = 0.5
-    wants_other = True
+    jumps = True
 
     def __post_init__(self):
         check(0 <= self.share <= 1, "distant_start strategy: share", self.share, "in [0, 1]")
 
-    def begin(self, first, other, rng):
-        jump = torch.rand((first.shape[0], 1, 1, 1), generator=rng, device=first.device) < self.share
-        return torch.where(jump, other, first)
+    def jump(self, clips, rng):
+        return torch.rand(clips, generator=rng, device=rng.device) < self.share

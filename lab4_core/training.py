@@ -16,7 +16,7 @@ from lab4_core.data import Clips
 from lab4_core.data.windows import gather
 from lab4_core.models.base import VideoPredictor
 
-NOISE, REFERENCE, BEGIN = 0xE95, 0x4EF, 0xBE6  # keep the draws of the noise, the references and the starts apart
+NOISE, REFERENCE, JUMP = 0xE95, 0x4EF, 0xBE6  # keep the draws of the noise, the references and the jumps apart
 
 
 def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredictor:
@@ -36,14 +36,15 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
 @dataclass(frozen=True)
 class Batch:
     """frames (B, T, C, H, W), cond (B, T, …), gt_weight (B, T - 1) with `forced` when it is 1 throughout and its
-    mean over the inputs that could be predictions, reference (B, C, H, W) or None, first frames of the windows."""
+    mean over the inputs that could be predictions, reference frames (B, C, H, W) with their conditions or None, and
+    the first frames of the windows."""
 
     frames: Tensor
     cond: Tensor
     gt_weight: Tensor
     forced: bool
     teacher_forced: float
-    reference: Tensor | None
+    reference: tuple[Tensor, Tensor] | None
     starts: np.ndarray
 
 
@@ -55,22 +56,22 @@ def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_referen
     weight[:, : cfg.n_past] = 1.0
     rng = np.random.default_rng([REFERENCE, cfg.seed, step])
     reference = other_frame(clips, starts, rng) if needs_reference else None
-    beginners = [s for s in cfg.strategies if s.wants_other]
-    if beginners:
-        draws = generator(frames.device, BEGIN, cfg.seed, step)
-        for strategy in beginners:
-            frames[:, 0] = strategy.begin(frames[:, 0], other_frame(clips, starts, rng), draws)
+    for strategy in (s for s in cfg.strategies if s.jumps):
+        jump = strategy.jump(len(starts), generator(frames.device, JUMP, cfg.seed, step))
+        for whole, other in zip((frames, cond), other_frame(clips, starts, rng)):
+            whole[:, 0] = torch.where(jump.view(-1, *[1] * (other.dim() - 1)), other, whole[:, 0])
     free = weight[:, cfg.n_past :]
     share = float(free.mean()) if free.size else 1.0
     gt_weight = torch.from_numpy(weight).to(frames.device)
     return Batch(frames, cond, gt_weight, bool((weight == 1).all()), share, reference, starts)
 
 
-def other_frame(clips: Clips, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """For each window a frame drawn from anywhere in the window's clip: (B, C, H, W)."""
+def other_frame(clips: Clips, starts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """For each window a frame drawn from anywhere in the window's clip, (B, C, H, W), and its condition (B, …)."""
     begins, ends = np.array(clips.spans).T
     clip = np.searchsorted(begins, starts, side="right") - 1
-    return gather(clips, rng.integers(begins[clip], ends[clip]), 1)[0][:, 0]
+    frame, cond = gather(clips, rng.integers(begins[clip], ends[clip]), 1)
+    return frame[:, 0], cond[:, 0]
 
 
 class Learner:

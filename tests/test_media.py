@@ -188,7 +188,7 @@ def test_a_long_clip_is_thinned_in_the_page_and_says_so(tmp_path):
     (tmp_path / "a.gif").write_bytes(content)
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.n_frames, image.info["duration"]) == (110, 100)  # 1 in 3: 6.7 a second is raised to 10
-    assert "330 frames, 1 in 3 shown at 1.5 times the speed" in soup.figcaption.text
+    assert "330 frames, 1 in 3 shown, 1.5 times as fast" in soup.figcaption.text
     assert tag["alt"]  # one is made where none is given
 
 

@@ -107,7 +107,7 @@ def test_blend_weights_and_sizes(spec, size):
     """Weights of 1 step by step are teacher forcing; H and W are free; a rollout step is the unrolled step."""
     model = build(spec, *size).double()
     frames, cond, eps = (v.double() for v in clip(model, 2, 4, *size))
-    reference_frame = frames[:, 0] if model.needs_reference else None
+    reference_frame = (frames[:, 0], cond[:, 0]) if model.needs_reference else None
     ones = torch.ones(2, 3).double()
     at_once = model.unroll(frames, cond, ones, eps, forced=True, reference=reference_frame)
     in_turn = model.unroll(frames, cond, ones, eps, forced=False, reference=reference_frame)
@@ -124,7 +124,7 @@ def test_detaching_cuts_the_gradient_through_the_prediction():
     frames.requires_grad_(True)
     for detach, flows in ((True, False), (False, True)):
         frames.grad = None
-        out = model.unroll(frames, cond, torch.tensor([[1.0, 0, 0]]), eps, detach=detach, reference=frames[:, 0] * 0)
+        out = model.unroll(frames, cond, torch.tensor([[1.0, 0, 0]]), eps, detach=detach, reference=(frames[:, 0] * 0, cond[:, 0]))
         out.x_pred[:, 2].sum().backward()
         assert bool(frames.grad[:, 0].abs().sum() > 0) is flows
 
@@ -137,7 +137,7 @@ def test_compact_is_bounded_and_cheap():
         model = build(kind).eval()
         x = torch.rand(1, 3, 32, 64) * 3 - 1
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            state = model.init_state(x[None].clamp(0, 1), None)
+            state = model.init_state(x[None].clamp(0, 1), x[None])
             c = model.encode_cond(x)
             y, _ = model.step(x.clamp(0, 1), c, 100 * torch.randn(1, *model.latent_shape), state)
         flops[kind] = counter.get_total_flops()

@@ -32,7 +32,7 @@ class FakeRun:
 
     def __init__(self, name="a", epochs=4, annealing=None, seed=0, result=None):
         self.name, self.dir, self.result = name, Path(f"{name}-{seed:012x}"), result or {}
-        self.config = SimpleNamespace(annealing=annealing or Cyclical(), seed=seed)
+        self.config = SimpleNamespace(annealing=annealing or Cyclical(), beta=1.0, seed=seed)
         values = {"loss": 1.0, "mse": 0.5, "kld": 3.0, "beta": 0.1, "tfr": 0.5, "lr": 1e-3}
         self.records = []
         for e in range(epochs):

@@ -42,13 +42,13 @@ class VideoPredictor(nn.Module):
         *,
         detach: bool = True,
         forced: bool = False,
-        reference: Tensor | None = None,
+        reference: tuple[Tensor, Tensor] | None = None,
         feed: Feed | None = None,
     ) -> Unrolled:
         """The training computation on a clip, z from the posterior.
 
         frames (B, T, C, H, W) in [0, 1]; cond (B, T, …); gt_weight (B, S), see `teacher_forcing`;
-        eps (B, S, *latent_shape); reference (B, C, H, W).
+        eps (B, S, *latent_shape); reference: a further frame of each clip (B, C, H, W) and its condition (B, …).
         detach cuts the gradient at the prediction that is fed back. forced says that gt_weight is 1 throughout,
         so that a model may do all steps at once (the same mathematics): the caller knows it without asking the GPU.
         """
@@ -59,8 +59,9 @@ class VideoPredictor(nn.Module):
         A tensor, or a tuple of tensors, whose first dimension is M."""
         return cond
 
-    def init_state(self, frames_past: Tensor, cond_past: Any) -> Any:
-        """The state of a rollout after the given frames (B, n_past, C, H, W): tensors of fixed shapes."""
+    def init_state(self, frames_past: Tensor, cond_past: Tensor) -> Any:
+        """The state of a rollout after the given frames (B, n_past, C, H, W) and their conditions (B, n_past, …):
+        tensors of fixed shapes."""
         raise NotImplementedError
 
     def step(self, x_prev: Tensor, cond_t: Any, z_t: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -1,10 +1,11 @@
 """A CVAE for two CPU cores: a U-Net on frames folded to half resolution, at a fortieth of the lab's FLOPs.
 
-It differs from the lab's model in four ways, each an answer to a known failure of rollouts:
+It differs from the lab's model in five ways, each an answer to a known failure of rollouts:
 - down-sampling inside, and a latent of a few numbers at the coarsest scale, so z cannot carry the target's pixels;
 - GroupNorm, whose statistics do not depend on the batch;
 - a bounded output, mask x new colour + (1 - mask) x previous frame: what does not move is copied, not redrawn;
-- a reference frame (the first one at test time) as a constant memory of what the scene looks like.
+- a reference frame (the first one at test time) as a constant memory of what the scene looks like, and the poses of
+  the reference and of the previous frame: where the skeleton has not moved, pixels may stay.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class CompactCVAE(FrameCVAE):
     """Frames (C, H, W), pose images (3, H, W); H and W multiples of 8."""
 
     needs_reference = True
+    sees_previous_cond = True
 
     def __init__(self, cfg: Compact, frame_shape: tuple[int, ...], cond_shape: tuple[int, ...]):
         super().__init__()
@@ -34,7 +36,8 @@ class CompactCVAE(FrameCVAE):
         # a convolution of stacked images is the sum of one per image: pose and reference go ahead of the loop
         self.frame_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
         self.pose_stem = nn.Conv2d(cond_shape[0] * fold, w, 3, padding=1)
-        self.reference_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
+        self.previous_pose_stem = nn.Conv2d(cond_shape[0] * fold, w, 3, padding=1, bias=False)
+        self.reference_stem = nn.Conv2d((channels + cond_shape[0]) * fold, w, 3, padding=1, bias=False)
         widths = [w, 2 * w, 3 * w]
         self.down = nn.ModuleList(
             [PreActBlock(w, w), PreActBlock(widths[0], widths[1]), PreActBlock(widths[1], widths[2])]
@@ -54,17 +57,17 @@ class CompactCVAE(FrameCVAE):
         )  # fmt: skip
 
     def encode_cond(self, cond, groups=None):
-        folded = F.pixel_unshuffle(1 - cond, 2)  # lines on zero: skeletons are drawn on white
-        return folded, self.pose_stem(folded)
+        folded = fold_pose(cond)
+        return folded, self.pose_stem(folded), self.previous_pose_stem(folded)
 
-    def encode_reference(self, reference):
-        return self.reference_stem(fold(reference)), torch.logit(reference, 0.02)
+    def encode_reference(self, frame, cond):
+        return self.reference_stem(torch.cat([fold(frame), fold_pose(cond)], 1)), torch.logit(frame, 0.02)
 
     def posterior(self, h, c):
         return self.posterior_net(torch.cat([fold(h), c[0]], 1)).chunk(2, dim=1)
 
-    def decode(self, x_prev, h, c, z, ref=None):
-        a = self.down[0](self.frame_stem(fold(x_prev)) + c[1] + ref[0])
+    def decode(self, x_prev, h, c, z, ref=None, c_prev=None):
+        a = self.down[0](self.frame_stem(fold(x_prev)) + c[1] + c_prev[2] + ref[0])
         b = self.down[1](F.avg_pool2d(a, 2))
         m = self.middle(self.down[2](F.avg_pool2d(b, 2)) + self.z_in(z.to(b.dtype)))
         u = self.up[0](torch.cat([F.interpolate(m, scale_factor=2), b], 1))
@@ -77,6 +80,11 @@ class CompactCVAE(FrameCVAE):
 def fold(x: Tensor) -> Tensor:
     """Frames (M, C, H, W) in [0, 1] -> (M, 4 C, H / 2, W / 2) in [-1, 1]."""
     return F.pixel_unshuffle(2 * x - 1, 2)
+
+
+def fold_pose(cond: Tensor) -> Tensor:
+    """Pose images (M, 3, H, W) to (M, 12, H / 2, W / 2), lines on zero: skeletons are drawn on white."""
+    return F.pixel_unshuffle(1 - cond, 2)
 
 
 @register("model", "compact")

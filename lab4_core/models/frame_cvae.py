@@ -18,6 +18,7 @@ from lab4_core.models.base import Feed, Unrolled, VideoPredictor
 class FrameCVAE(VideoPredictor):
     """Frames are flattened step by step, (S * B, …), so a step's B images lie together."""
 
+    sees_previous_cond = False  # whether `decode` wants the condition of the previous frame too
     logvar_clamp = 20.0  # exp(logvar) stays finite, so beta = 0 times the KL is 0 and not NaN
 
     def encode_frame(self, x: Tensor) -> Tensor:
@@ -29,23 +30,28 @@ class FrameCVAE(VideoPredictor):
         None: each stands alone, as in a rollout."""
         raise NotImplementedError
 
-    def encode_reference(self, reference: Tensor) -> Any:
-        """(B, C, H, W) -> what `decode` takes as `ref`. Only called where `needs_reference`."""
+    def encode_reference(self, frame: Tensor, cond: Tensor) -> Any:
+        """(B, C, H, W) and (B, …) -> what `decode` takes as `ref`. Only called where `needs_reference`."""
         raise NotImplementedError
 
     def posterior(self, h: Tensor, c: Any) -> tuple[Tensor, Tensor]:
         """q(z | x_t, c_t): features of the target frame and its condition -> mu, logvar (M, *latent_shape)."""
         raise NotImplementedError
 
-    def decode(self, x_prev: Tensor, h: Tensor, c: Any, z: Tensor, ref: Any = None) -> Tensor:
+    def decode(self, x_prev: Tensor, h: Tensor, c: Any, z: Tensor, ref: Any = None, c_prev: Any = None) -> Tensor:
         """p(x_t | x_{t-1}, c_t, z_t): previous frame, its features, condition, z -> (M, C, H, W)."""
         raise NotImplementedError
 
     def unroll(self, frames, cond, gt_weight, eps, n_past=1, *, detach=True, forced=False, reference=None, feed=None):
         b, steps = frames.shape[0], frames.shape[1] - 1
         x = frames.transpose(0, 1)  # (T, B, C, H, W)
-        c = self.encode_cond(_flat(cond[:, 1:].transpose(0, 1)), groups=steps)
-        ref = self.encode_reference(reference) if self.needs_reference else None
+        c_prev = None
+        if self.sees_previous_cond:
+            c_all = self.encode_cond(_flat(cond.transpose(0, 1)), groups=steps + 1)
+            c, c_prev = _map(c_all, lambda v: v[b:]), _map(c_all, lambda v: v[:-b])
+        else:
+            c = self.encode_cond(_flat(cond[:, 1:].transpose(0, 1)), groups=steps)
+        ref = self.encode_reference(*reference) if self.needs_reference else None
         # one call for all frames serves both: a teacher-forced input is the target of the step before
         shared = self.encode_frame(_flat(x)) if forced and feed is None else None
         h_next = self.encode_frame(_flat(x[1:])) if shared is None else shared[b:]
@@ -53,9 +59,9 @@ class FrameCVAE(VideoPredictor):
         logvar = logvar.clamp(-self.logvar_clamp, self.logvar_clamp)
         z = reparameterize(mu, logvar, _flat(eps.transpose(0, 1)))
         if forced:
-            x_pred = self._decode_at_once(x, c, z, ref, feed, shared)
+            x_pred = self._decode_at_once(x, c, c_prev, z, ref, feed, shared)
         else:
-            x_pred = self._decode_in_turn(x, c, z, ref, gt_weight, n_past, detach, feed)
+            x_pred = self._decode_in_turn(x, c, c_prev, z, ref, gt_weight, n_past, detach, feed)
         wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
         kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
 
@@ -64,16 +70,16 @@ class FrameCVAE(VideoPredictor):
 
         return Unrolled(clipwise(x_pred), clipwise(kld), clipwise(mu), clipwise(logvar))
 
-    def _decode_at_once(self, x: Tensor, c: Any, z: Tensor, ref: Any, feed: Feed | None, shared: Tensor | None):
+    def _decode_at_once(self, x, c, c_prev, z, ref, feed: Feed | None, shared: Tensor | None):
         """Teacher-forced: no step waits for another, so the clip is one batch."""
         steps, b = x.shape[0] - 1, x.shape[1]
         x_in = _flat(x[:-1])
         if feed is not None:
             x_in = feed(x_in, _flat(torch.cat([x[:1], x[:-2]])))
         h = self.encode_frame(x_in) if shared is None else shared[:-b]
-        return self.decode(x_in, h, c, z, _map(ref, lambda r: r.repeat(steps, *[1] * (r.dim() - 1))))
+        return self.decode(x_in, h, c, z, _map(ref, lambda r: r.repeat(steps, *[1] * (r.dim() - 1))), c_prev)
 
-    def _decode_in_turn(self, x, c, z, ref, gt_weight, n_past, detach, feed: Feed | None):
+    def _decode_in_turn(self, x, c, c_prev, z, ref, gt_weight, n_past, detach, feed: Feed | None):
         """Each prediction is, in part or whole, the next input."""
         steps, b = x.shape[0] - 1, x.shape[1]
         out, x_last, x_pred = [], x[0], x[0]
@@ -84,18 +90,20 @@ class FrameCVAE(VideoPredictor):
                 x_in = torch.lerp(back, x[t], gt_weight[:, t].view(b, 1, 1, 1).to(back.dtype))
             if feed is not None:
                 x_in = feed(x_in, x_last)
-            now = slice(t * b, (t + 1) * b)
-            x_pred = self.decode(x_in, self.encode_frame(x_in), _map(c, lambda v, now=now: v[now]), z[now], ref)
-            x_pred = x_pred.to(x.dtype)
+            z_t, c_t, c_last = (_map(v, lambda v, t=t: v[t * b : (t + 1) * b]) for v in (z, c, c_prev))
+            x_pred = self.decode(x_in, self.encode_frame(x_in), c_t, z_t, ref, c_last).to(x.dtype)
             x_last = x_in
             out.append(x_pred)
         return torch.cat(out)
 
     def init_state(self, frames_past, cond_past):
-        return self.encode_reference(frames_past[:, 0]) if self.needs_reference else None
+        ref = self.encode_reference(frames_past[:, 0], cond_past[:, 0]) if self.needs_reference else None
+        return ref, self.encode_cond(cond_past[:, -1]) if self.sees_previous_cond else None
 
     def step(self, x_prev, cond_t, z_t, state):
-        return self.decode(x_prev, self.encode_frame(x_prev), cond_t, z_t, state).to(x_prev.dtype), state
+        ref, c_prev = state
+        x = self.decode(x_prev, self.encode_frame(x_prev), cond_t, z_t, ref, c_prev).to(x_prev.dtype)
+        return x, (ref, cond_t if self.sees_previous_cond else None)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class LabCVAE(FrameCVAE):
     def posterior(self, h, c):
         return self.Gaussian_Predictor(torch.cat([h, c], 1)).chunk(2, dim=1)
 
-    def decode(self, x_prev, h, c, z, ref=None):
+    def decode(self, x_prev, h, c, z, ref=None, c_prev=None):
         x = self.Generator(self.Decoder_Fusion(torch.cat([h, c, z.to(h.dtype)], 1)))
         if self.output == "sigmoid":
             return torch.sigmoid(x)

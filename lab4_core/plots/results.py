@@ -61,13 +61,15 @@ def cell(value: Any, number: str) -> str:
     return f'<td style="text-align:{align}">{html.escape(text(value, number))}</td>'
 
 
-def annealing_words(part: Any) -> str:
+def annealing_words(config: Any) -> str:
     """ "cyclical, 10 cycles, beta 0 to 1" and the like."""
+    part, beta = config.annealing, config.beta
     words = [part.kind]
     if hasattr(part, "cycles"):
         words.append(f"{part.cycles} cycles")
     if hasattr(part, "stop"):
-        words.append(f"beta {part.start:g} to {part.stop:g}" if hasattr(part, "start") else f"beta {part.stop:g}")
+        low = f"{beta * part.start:g} to " if hasattr(part, "start") else ""
+        words.append(f"beta {low}{beta * part.stop:g}")
     return ", ".join(words)
 
 
@@ -84,7 +86,7 @@ def results_table(runs: Any) -> Table:
         status, reason = result.get("status", "not finished"), result.get("reason")
         epoch, seconds = result.get("best_epoch", -1), result.get("seconds")
         values = (
-            name, annealing_words(run.config.annealing), result.get("psnr"), result.get("ssim"),
+            name, annealing_words(run.config), result.get("psnr"), result.get("ssim"),
             base.get("repeat_first", {}).get("psnr"), base.get("copy_previous", {}).get("psnr"),
             epoch + 1 if epoch >= 0 else None, None if seconds is None else seconds / 60,
             f"{status}: {reason}" if reason else status,
