@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 60, "epochs": 8, "eval_every": 0, "eval_frames": 120},
-    "demo": {"steps": 900, "epochs": 20, "eval_every": 4},
+    "demo": {"steps": 1000, "epochs": 20, "eval_every": 5},
     "full": {},
 }
 

@@ -124,7 +124,9 @@ def test_detaching_cuts_the_gradient_through_the_prediction():
     frames.requires_grad_(True)
     for detach, flows in ((True, False), (False, True)):
         frames.grad = None
-        out = model.unroll(frames, cond, torch.tensor([[1.0, 0, 0]]), eps, detach=detach, reference=(frames[:, 0] * 0, cond[:, 0]))
+        out = model.unroll(
+            frames, cond, torch.tensor([[1.0, 0, 0]]), eps, detach=detach, reference=(frames[:, 0] * 0, cond[:, 0])
+        )
         out.x_pred[:, 2].sum().backward()
         assert bool(frames.grad[:, 0].abs().sum() > 0) is flows
 

@@ -45,6 +45,8 @@ class Picture:
     def png(self, dpi: int = 110) -> bytes:
         out = io.BytesIO()
         self.figure.savefig(out, format="png", dpi=dpi)
+        if any(ax.images for ax in self.figure.axes):
+            return out.getvalue()
         small = io.BytesIO()  # 256 colours are enough for lines on white, and a third of the bytes
         Image.open(out).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
         return small.getvalue()

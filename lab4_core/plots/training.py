@@ -144,7 +144,7 @@ def plot_schedule(annealings: Mapping[str, Any], epochs: int, steps_per_epoch: i
         per = 1 if part.unit == "epoch" else steps_per_epoch
         beta = [part(t, epochs * per) for t in range(epochs * per)]
         ax.step(np.arange(len(beta) + 1) / per, [*beta, beta[-1]], where="post", label=name, **line_look(i))
-    ax.set(xlabel="epoch", ylabel="beta", title="KL annealing", xlim=(0, epochs))
+    ax.set(xlabel="epoch", ylabel="factor on beta", title="KL annealing", xlim=(0, epochs))
     legend_below(figure, ax)
     return figure
 
