@@ -96,6 +96,8 @@ def notebook_html(notebook: Any, title: str | None = None, show_code: bool = Fal
         exclude_output_prompt=True,
     )
     body, _ = exporter.from_notebook_node(notebook)
+    # links to the neighbouring notebooks lead nowhere from a page that travels alone: their text stays
+    body = re.sub(r'<a href="[^":]*\.ipynb">(.*?)</a>', r"\1", body)
     title = title or _first_heading(notebook) or name
     highlighting = HtmlFormatter(style="default").get_style_defs(".highlight")
     return (

@@ -89,7 +89,8 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
         psnr = psnr_per_frame(predicted[None, n_past:], truth[None, n_past : len(predicted)])[0].tolist()
     if torch.as_tensor(cond).dim() == 4:
         panels["pose"] = cond
-    return Video(panels, title=f"{run.name}: {len(predicted)} frames from {n_past}", psnr=psnr, n_past=n_past, scale=3)
+    title = f"{run.name}, predicted from the first frame and the poses"
+    return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3)
 
 
 def test(

@@ -28,18 +28,19 @@ def make_report(
     """Train each KL-annealing type, then execute notebook 12 on the runs and export it; returns the page's path.
 
     data: a folder in the LAB4 layout; by default `$LAB4_DATA`, else the synthetic dancer. out: the folder of the
-    report, by default `runs/report-<profile>`; made again with the same settings, it takes up the runs that are
-    finished. overrides: further fields of the configuration, the same for every type.
+    report, by default `runs/report-<profile>` with the dataset's name behind it; made again with the same settings,
+    it takes up the runs that are finished. overrides: further fields of the configuration, the same for every type.
     The page, `submission.csv`, the test clips' GIFs and the sweep's table lie in `out`. Raises `Lab4Error`
     when no run finished, with the reason of the first; a failed one beside finished ones shows as failed on the page.
     """
-    folder = Path(out).expanduser().resolve() if out else runs_dir() / f"report-{profile}"
     overrides = dict(overrides or {})
     seed = overrides.pop("seed", 0)
     minutes = overrides.pop("minutes", None) or 0.0
     root = str(Path(data or os.environ.get("LAB4_DATA")).resolve()) if data or os.environ.get("LAB4_DATA") else ""
     # read or render the data once, before several runs would do it side by side; and stop here if they are wrong
     load_data(load_config(profile, preset, root or None, overrides))
+    name = f"report-{profile}" + (f"-{Path(root).name}" if root else "")  # one dataset's does not replace another's
+    folder = Path(out).expanduser().resolve() if out else runs_dir() / name
     common = {"profile": profile, "preset": preset, "data": root, "seed": seed, "minutes": minutes,
               "overrides": overrides}  # fmt: skip
     # one thread a run and all types side by side: on two cores that is half as long as one after the other

@@ -292,3 +292,13 @@ def test_a_browser_draws_the_page(tmp_path: Path):
     measured = dict(re.findall(r'"(\w+)":([\w.]+)', title[1]))
     assert float(measured["height"]) > 30
     assert (measured["stacked"], measured["fraction"], measured["bad"]) == ("true", "true", "0")
+
+
+def test_links_between_notebooks_stay_text_and_others_stay_links(tmp_path):
+    """The page travels alone; a reference on the web may be followed by whoever is online."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# T\n\n[next](07_x.ipynb) and [paper](https://example.org/a)")]
+    )
+    nbformat.write(notebook, tmp_path / "t.ipynb")
+    page = export_html(tmp_path / "t.ipynb", tmp_path / "t.html").read_text()
+    assert "07_x.ipynb" not in page and "next" in page and 'href="https://example.org/a"' in page
