@@ -17,6 +17,7 @@ from lab4_core import cli, engine, paths
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.options import flags_of, parse_axis, parse_sets, set_overrides
+from lab4_core.presets import PROFILES
 
 TINY = "--set n_frames=3 --set eval_frames=6 --batch_size 1 --steps 2 --epochs 1 --device cpu"
 
@@ -112,7 +113,7 @@ def test_flags_of_follows_its_dataclass():
 ])  # fmt: skip
 def test_preset_and_profile(line, expected):
     cfg = configuration(line)
-    steps = {"demo": 900, "smoke": 60, "full": None}[expected[1]]
+    steps = PROFILES[expected[1]].get("steps")
     assert (cfg.model.kind, cfg.steps) == (expected[0], steps)
 
 
