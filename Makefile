@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PROFILE ?= demo
 DATA ?=
 JOBS ?= 2
+MINUTES ?= 60
 BIN := .venv/bin
 READY := .venv/.lab4-ready
 SAY := @printf 'lab4: %s\n'
@@ -21,12 +22,19 @@ setup: $(READY) ## the environment: .venv with the pinned packages (the other ta
 report: $(READY) ## train, compare and roll out; the last line is the path of the page
 	@$(BIN)/lab4 report --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
 
-test: $(READY) $(SMOKE) ## all tests and all notebooks
+test: $(READY) $(SMOKE) ## all tests and all notebooks (these first: they are the longest, and two workers share better so)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
-		tests $(SMOKE)
+		--durations 20 $(SMOKE) tests
 
 lab: $(READY) ## JupyterLab on the first notebook
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+soak: $(READY) ## an hour of training in a loop: memory and open files stay where they are (MINUTES=60)
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+long: $(READY) ## kills, faults and bad input, many times as many of each as in make test, and other ones every time
+	@LAB4_LONG=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope tests/test_resume.py tests/test_faults.py \
+		tests/test_bad_input.py tests/test_bad_files.py
 
 lint: $(READY) ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -59,4 +67,4 @@ $(READY): pyproject.toml constraints.txt
 	@printf '%s' "$(CURDIR)" > $(READY)
 	$(SAY) "the environment is ready"
 
-.PHONY: help setup report test lab lint pins clean
+.PHONY: help setup report test lab soak long lint pins clean

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -16,6 +17,8 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":  # torch's device without memory: a model there has shapes and no numbers
+            raise RuntimeError("meta holds no numbers")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         have = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -41,3 +44,22 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has a type for it on a GPU and only words on the CPU."""
+    words = ("allocate memory", "out of memory", "storage size calculation overflowed")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+    )
+
+
+@contextmanager
+def memory_for(device: torch.device | str, lower: str) -> Iterator[None]:
+    """Memory that runs out in the body becomes a `Lab4Error` that says what to lower, such as "batch_size = 10"."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        if not out_of_memory(e):
+            raise
+        raise Lab4Error(f"out of memory on {device}: lower {lower}") from e

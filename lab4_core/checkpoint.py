@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +17,17 @@ from torch import Tensor, nn
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import replacing
 
+T = TypeVar("T")
 
-def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
-    """Write a checkpoint. Raises `Lab4Error` when the disk is full or the folder cannot be written."""
+
+def save(path: str | os.PathLike, state: dict[str, Any], previous: str = "") -> None:
+    """Write a checkpoint. `previous` names a file beside it that the one before is kept as: should the new one ever
+    turn out damaged, only the time between the two is lost.
+
+    At every instant one of the two is whole. Raises `Lab4Error` when the disk is full or the folder cannot be written.
+    """
     try:
-        with replacing(path) as temporary:
+        with replacing(path, previous) as temporary:
             torch.save(state, temporary)
     except RuntimeError as e:  # torch's writer reports a full disk in its own words
         raise Lab4Error(f"cannot write {path}: {e}; expected a folder with room left") from e
@@ -34,13 +43,16 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     if not path.is_file():
         raise Lab4Error(f"checkpoint {path}: no such file")
     try:
+        _refuse_bomb(path)
         state = torch.load(path, map_location=device, weights_only=True)
+    except Lab4Error:
+        raise
     except pickle.UnpicklingError as e:
         raise Lab4Error(
             f"checkpoint {path}: holds pickled objects, which could run code, or is not a checkpoint at all; "
             "expected tensors and plain values only"
         ) from e
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, zipfile.BadZipFile) as e:
+    except Exception as e:  # a damaged file fails in as many ways as it has bytes
         first = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise Lab4Error(f"checkpoint {path}: truncated or not a checkpoint ({first})") from e
     if not isinstance(state, dict):
@@ -48,10 +60,83 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     return state
 
 
+def load_newest(
+    folder: Path, names: tuple[str, ...], take: Callable[[dict[str, Any], Path], T], device: torch.device | str = "cpu"
+) -> T | None:
+    """What `take(state, path)` returns for the first of these checkpoints that can be read and taken.
+
+    None where none of the files is there. An unreadable one is said and passed over; the one that is taken gets the
+    first name. Raises `Lab4Error` when none can be taken.
+    """
+    problems: list[Lab4Error] = []
+    for path in (folder / name for name in names):
+        if not path.exists():
+            continue
+        try:
+            taken = take(load(path, device), path)
+        except Lab4Error as e:
+            problems.append(e)
+            continue
+        if problems:
+            print(f"lab4: {problems[0]}; going on from {path.name} instead", file=sys.stderr)
+        with suppress(OSError):  # the next save must not move a damaged file over the good one
+            os.replace(path, folder / names[0])
+        return taken
+    if problems:
+        raise Lab4Error(f"{problems[0]}; expected a checkpoint of this run. resume='never' begins anew")
+    return None
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch stores tensors as they are: entries that unpack to more than the file holds were not written by it."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise Lab4Error(f"checkpoint {path}: {path.stat().st_size} bytes that unpack to {unpacked}; expected as many")
+
+
+def check_like(own: Any, found: Any, where: str) -> None:
+    """Raise `Lab4Error` unless `found` is a tree of the same keys and lengths, and its tensors of the same shapes and
+    types, as `own`. Numbers may be others."""
+
+    def refuse(what: str, expected: str) -> Lab4Error:
+        return Lab4Error(f"{where} is {what}: expected {expected}")
+
+    if isinstance(own, Tensor):
+        if not isinstance(found, Tensor) or found.shape != own.shape or found.dtype != own.dtype:
+            what = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise refuse(what, f"a tensor {tuple(own.shape)} {own.dtype}")
+    elif isinstance(own, dict):
+        if not isinstance(found, dict) or own.keys() != found.keys():
+            what = list(found)[:5] if isinstance(found, dict) else f"a {type(found).__name__}"
+            raise refuse(f"{what}", f"{list(own)[:5]} ({len(own)} in all)")
+        for key, value in own.items():
+            check_like(value, found[key], f"{where}: {key}")
+    elif isinstance(own, (list, tuple)):
+        if not isinstance(found, (list, tuple)) or len(own) != len(found):
+            raise refuse(f"a {type(found).__name__}", f"{len(own)} entries")
+        for i, (value, other) in enumerate(zip(own, found)):
+            check_like(value, other, f"{where}[{i}]")
+    elif own is not None:
+        kinds = (int, float) if isinstance(own, float) else type(own)
+        if not isinstance(found, kinds) or isinstance(found, bool) != isinstance(own, bool):
+            raise refuse(f"a {type(found).__name__}", f"a {type(own).__name__}")
+
+
 def weights_file(
-    model: dict[str, Any], weights: dict[str, Tensor], frame_shape, cond_shape, psnr: float | None, epoch: int
+    model: dict[str, Any],
+    weights: dict[str, Tensor],
+    frame_shape,
+    cond_shape,
+    psnr: float | None = None,
+    epoch: int = -1,
+    run: str | None = None,
+    scores: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What best.pt holds: weights, and what is needed to build their model without the dataset."""
+    """What best.pt holds: weights, what is needed to build their model without the dataset, and how they scored:
+    `psnr` of `epoch` of the run with this fingerprint, and `scores`, the evaluation frame by frame."""
     return {
         "weights": weights,
         "model": model,
@@ -59,15 +144,15 @@ def weights_file(
         "cond_shape": list(cond_shape),
         "psnr": psnr,
         "epoch": epoch,
+        "run": run,
+        "scores": scores,
     }
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Put weights into a model, every name and shape checked first.
-
-    Raises `Lab4Error` that counts what differs and names the first: a checkpoint of another model leaves this
-    one untouched.
-    """
+def check_weights(model: nn.Module, weights: Any, source: str) -> None:
+    """Raises `Lab4Error` that counts which names and shapes differ from the model's, and names the first."""
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise Lab4Error(f"{source}: no dict of tensors where the weights should be")
     own = model.state_dict()
     missing = [k for k in own if k not in weights]
     foreign = [k for k in weights if k not in own]
@@ -82,7 +167,19 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
             f"{source}: a checkpoint of another model ({len(missing)} tensors missing, {len(foreign)} unknown, "
             f"{len(shapes)} of another shape; {first})"
         )
-    model.load_state_dict(weights)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Put weights into a model, every name and shape checked first: a checkpoint of another model leaves this one
+    untouched. Raises `Lab4Error` as `check_weights`, and for numbers that are not finite."""
+    check_weights(model, weights, source)
+    try:
+        for name, value in weights.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise Lab4Error(f"{source}: {name} holds numbers that are not finite; expected trained weights")
+        model.load_state_dict(weights)
+    except (RuntimeError, NotImplementedError, TypeError) as e:  # sparse, quantized or meta tensors
+        raise Lab4Error(f"{source}: its tensors are of a kind that no model here has ({e})") from e
 
 
 def lab_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -94,4 +191,4 @@ def lab_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     weights = state.get("state_dict", state)
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise Lab4Error(f"checkpoint {path}: expected a dict of tensors, or one under 'state_dict'")
-    return {k.removeprefix("module."): v for k, v in weights.items()}
+    return {str(k).removeprefix("module."): v for k, v in weights.items()}

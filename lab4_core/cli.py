@@ -21,13 +21,14 @@ from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error
 from lab4_core.lab_flags import LabFlags, TesterFlags
 from lab4_core.options import ConfigFlags, File, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
-from lab4_core.presets import PRESETS, PROFILES, load_config
+from lab4_core.presets import POSES, PRESETS, PROFILES, SOURCES, load_config, source
 
 
 @dataclass(kw_only=True)
 class Common:
     data: Folder = None
-    """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
+    """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer. For the svg model in the BAIR layout;
+    else $BAIR_DATA, else the robot twin"""
     out: Folder = None
     """where the results go; else $LAB4_RUNS, else runs/ of the checkout"""
     profile: options.one_of(PROFILES) = None
@@ -35,7 +36,7 @@ class Common:
     training is given"""
     preset: options.one_of(PRESETS) = None
     """recipe, the model and how it is trained: compact is for two CPU cores, lab is the lab's own; compact unless a
-    flag of the lab is given"""
+    flag of the lab is given. svg-compact and svg-lab are the same for robot pushing, and what --model svg means"""
     model: Text = None
     """name of the network, instead of the preset's"""
     minutes: Number = None
@@ -53,8 +54,9 @@ class Common:
     def recipe(self, overrides: Mapping[str, Any], lab: bool = False) -> dict[str, str]:
         """Preset and profile. Whoever says how long to train means that, not a profile's number of steps."""
         length_given = any(overrides.get(k) is not None for k in ("epochs", "steps", "minutes"))
+        robot = "svg-" if overrides.get("model") == "svg" else ""
         return {
-            "preset": self.preset or ("lab" if lab else "compact"),
+            "preset": self.preset or robot + ("lab" if lab else "compact"),
             "profile": self.profile or ("full" if lab or length_given else "demo"),
         }
 
@@ -73,10 +75,10 @@ class Train(Common):
     def configuration(self) -> tuple[Config, list[str]]:
         """The run that is meant, and the lines on flags without an effect."""
         flags = self.flags()
-        lab_values, notes = lab_flags.lab_overrides(flags)
+        lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past)
         overrides = layer(lab_values, options.typed(self.config), self.own(), options.set_overrides(self.sets))
         recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
-        root = options.dataset_root(options.either("--data", self.data, "--DR", flags.DR))
+        root = options.dataset_root(lab_flags.data_root(self.data, flags), source(recipe["preset"], overrides)[0])
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
@@ -91,8 +93,8 @@ class Train(Common):
     def main(self) -> None:
         flags = self.flags()
         cfg, notes = self.configuration()
-        out = options.either("--out", self.out, "--save_root", flags.save_root)
-        ckpt = options.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
+        out = lab_flags.out_folder(self.out, flags)
+        ckpt = lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
         loggers = tuple(dict.fromkeys(self.logger))
         if flags.use_wandb and importlib.util.find_spec("wandb"):
             loggers = tuple(dict.fromkeys((*loggers, "wandb")))
@@ -107,14 +109,17 @@ class Train(Common):
             )
         note(*notes)
         if flags.test:
-            root = options.either("--data", self.data, "--DR", flags.DR)
+            root = lab_flags.data_root(self.data, flags)
             run = open_run(ckpt, out, root, {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")})
             result = score(run, root, device=cfg.device)
             print_score(result)
         else:
+            from lab4_core.distributed import leads
             from lab4_core.engine import train
 
             run = train(cfg, out=out, resume=self.resume, loggers=loggers)
+            if not leads():  # of the processes of torchrun the first one speaks
+                return
             if run.result.get("status") == "partial":
                 raise KeyboardInterrupt
             result = run.scores()
@@ -128,10 +133,12 @@ class Evaluate:
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
-    split: Literal["val", "train"] = "val"
-    """the clips to score; test clips have no ground truth"""
+    split: Literal["val", "train", "test"] = "val"
+    """the clips to score; the lab's pose test clips have no ground truth, those of robot pushing have"""
     samples: Whole = None
-    """rollouts with different z averaged per clip; else as the run says"""
+    """rollouts with different z per clip: their mean, and the best one beside it; else as the run says"""
+    frames: Whole = None
+    """frames of a clip, the given ones included, as 30 for 2 -> 28; else as the run says"""
     data: Folder = None
     """another dataset than the run's own, in the LAB4 layout"""
     device: str = "auto"
@@ -139,7 +146,7 @@ class Evaluate:
 
     def main(self) -> None:
         run = open_run(self.run, None, self.data, {})
-        print_score(score(run, self.data, self.split, self.samples, self.device))
+        print_score(score(run, self.data, self.split, self.samples, self.device, self.frames))
 
 
 @dataclass(kw_only=True)
@@ -161,11 +168,11 @@ class Test:
     def main(self) -> None:
         flags = TesterFlags(**vars(self.lab))
         values, notes = lab_flags.tester_overrides(flags)
-        ckpt = options.either(
-            "RUN", self.run, "--ckpt", options.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
+        ckpt = lab_flags.either(
+            "RUN", self.run, "--ckpt", lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
         )
-        out = options.either("--out", self.out, "--save_root", flags.save_root)
-        root = options.either("--data", self.data, "--DR", flags.DR)
+        out = lab_flags.out_folder(self.out, flags)
+        root = lab_flags.data_root(self.data, flags)
         if not ckpt:
             raise Lab4Error("nothing to test: expected a RUN, or --ckpt FILE")
         note(*notes)
@@ -185,11 +192,9 @@ class Report(Common):
         from lab4_core.report import make_report
 
         overrides = layer(self.own(), options.set_overrides(self.sets))
-        print(
-            make_report(
-                **self.recipe(overrides), data=options.dataset_root(self.data), out=self.out, overrides=overrides
-            )
-        )
+        recipe = self.recipe(overrides)
+        root = options.dataset_root(self.data, source(recipe["preset"], overrides)[0])
+        print(make_report(**recipe, data=root, out=self.out, overrides=overrides))
 
 
 @dataclass(kw_only=True)
@@ -202,21 +207,23 @@ class Sweep(Common):
     slots: int = 0
     """points at the same time, each with its share of the cores; 0 is one for every two cores"""
     file: File = None
-    """YAML: a mapping of keys to lists of values is a grid, a list is a list of points; --set crosses it"""
+    """YAML: a mapping of keys to lists of values is a grid, a list is a list of points, a claim is one with its levels
+    and seeds; --set crosses it"""
     address: Text = None
     """ray: address of a cluster; else one is started here"""
     cluster: Text = None
     """slurm: "local" runs submitit's stand-in for a cluster on this machine"""
     partition: Text = None
     """slurm: partition of the jobs"""
-    timeout_min: int = 240
-    """slurm: minutes after which a job is ended"""
+    timeout_min: int = 0
+    """minutes after which a point is ended and counts as failed; 0 is 4 hours on Slurm and a day elsewhere"""
 
     def points(self) -> list[dict[str, Any]]:
-        from lab4_core.sweep import expand, read_file
+        from lab4_core.claims import points_of
+        from lab4_core.sweep import expand
 
         axes = {key: options.parse_axis(value) for key, value in options.parse_sets(self.sets).items()}
-        points = read_file(self.file) if self.file else [{}]
+        points = points_of(self.file) if self.file else [{}]
         return [point for a in points for b in expand(axes) if (point := {**a, **b})]
 
     def main(self) -> int:
@@ -225,7 +232,7 @@ class Sweep(Common):
 
         points, own = self.points(), self.own()
         recipe = self.recipe({**own, **(points[0] if points else {})})
-        data = options.dataset_root(self.data)
+        data = options.dataset_root(self.data, source(recipe["preset"], own)[0])
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
@@ -239,31 +246,83 @@ class Sweep(Common):
 
 
 @dataclass(kw_only=True)
+class Claims:
+    """Judge claims of the reports by what was measured: the effect in dB with its 95 % interval over paired seeds, and
+    a verdict. With --run the missing points are measured first."""
+
+    files: Positional[tuple[str, ...]] = ()
+    """claims as YAML; else all of notebooks/sweeps"""
+    run: bool = False
+    """run what is missing, as one sweep; stopped and started again, it goes on"""
+    out: Folder = None
+    """folder of that sweep: what it has measured is taken over into results/ beside the claims; else
+    $LAB4_RUNS/claims with --run, and nothing new is taken over without"""
+    data: Folder = None
+    """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """as of lab4 sweep"""
+    slots: int = 0
+    """points at the same time; 0 is one for every two cores"""
+
+    def main(self) -> None:
+        from lab4_core import claims
+        from lab4_core.paths import runs_dir
+        from lab4_core.sweep import run_sweep
+
+        chosen = [(claims.read_claim(f), Path(f).parent) for f in self.files]
+        chosen = chosen or [(claim, claims.FOLDER) for claim in claims.all_claims()]
+        out = Path(self.out or runs_dir() / "claims")
+        if self.run:
+            points = claims.points_of_all([claim for claim, _ in chosen])
+            run_sweep(points, out, {"data": options.dataset_root(self.data) or ""}, self.engine, self.slots)
+        if self.run or self.out:
+            rows = claims.read_table(out / "sweep.csv")
+            for claim, folder in chosen:
+                claims.write_results(claim, rows, folder)
+        for claim, folder in chosen:
+            judged = claims.judge(claim, claims.read_results(claim, folder))
+            print(f"{claim.name}: {claims.overall(judged)} ({claim.claim}; {claim.source})")
+            for row in judged:
+                print("   ", claims.sentence(row))
+
+
+@dataclass(kw_only=True)
 class Data:
-    """Write the synthetic dancer as a dataset in the LAB4 layout and print its folder."""
+    """Write a synthetic dataset, the dancer in the LAB4 layout or the robot in the BAIR layout, and print its folder;
+    or convert the BAIR release."""
 
     out: str
     """a new folder"""
-    clips: int = 4
-    """training clips"""
-    frames: int = 630
-    """frames of a clip"""
-    test_clips: int = 2
-    """test clips"""
+    kind: Literal["dancer", "robot"] = "dancer"
+    """which dataset"""
+    clips: Whole = None
+    """training clips (dancer 4, robot 64)"""
+    frames: Whole = None
+    """frames of a clip (dancer 630, robot 30)"""
+    test_clips: Whole = None
+    """test clips (dancer 2, robot 4)"""
     seed: int = 0
     """another seed is other motion and other film noise"""
-    size: str = "64x32"
-    """width x height of the pictures, pixels"""
+    size: Text = None
+    """width x height of the pictures, pixels (dancer 64x32, robot 64x64)"""
+    from_tfrecord: Folder = None
+    """convert the BAIR release's TFRecords in this folder instead, as they are"""
 
     def main(self) -> None:
-        from lab4_core.data import Dancer, write_lab4
+        from lab4_core.data import convert_tfrecords, write_bair, write_lab4
+        from lab4_core.registry import build
 
-        width, x, height = self.size.partition("x")
-        if not (x and width.isdigit() and height.isdigit()):
-            raise Lab4Error(f"--size {self.size}: expected WIDTHxHEIGHT in pixels, as in 64x32")
-        dancer = Dancer(clips=self.clips, frames=self.frames, test_clips=self.test_clips, seed=self.seed,
-                        width=int(width), height=int(height))  # fmt: skip
-        print(write_lab4(dancer.load(), self.out))
+        if self.from_tfrecord:
+            print(convert_tfrecords(self.from_tfrecord, self.out))
+            return
+        values = {k: getattr(self, k) for k in ("clips", "frames", "test_clips") if getattr(self, k) is not None}
+        if self.size:
+            width, x, height = self.size.partition("x")
+            if not (x and width.isdigit() and height.isdigit()):
+                raise Lab4Error(f"--size {self.size}: expected WIDTHxHEIGHT in pixels, as in 64x32")
+            values |= {"width": int(width), "height": int(height)}
+        dataset = build("data", {"kind": self.kind, "seed": self.seed, **values}).load()
+        print((write_bair if self.kind == "robot" else write_lab4)(dataset, self.out))
 
 
 @dataclass(kw_only=True)
@@ -288,6 +347,22 @@ class Import:
 
 
 @dataclass(kw_only=True)
+class Soup:
+    """Average the weights of runs that began with the same weights into one run, for evaluate and test."""
+
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]
+    """two runs' folders or more, of one model"""
+    out: Folder = None
+    """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
+
+    def main(self) -> None:
+        from lab4_core.inference import load_run
+        from lab4_core.soups import soup
+
+        print(soup([load_run(folder) for folder in self.runs], self.out).dir)
+
+
+@dataclass(kw_only=True)
 class Bench:
     """Measure training steps, rollouts and what they are made of on this machine."""
 
@@ -302,15 +377,41 @@ class Bench:
         run_bench(json_path=self.json, quick=self.quick)
 
 
+@dataclass(kw_only=True)
+class StudentEdition:
+    """Write the notebooks with their solutions as TODOs, or check what is still to be written in them."""
+
+    out: Folder = None
+    """a new or empty folder for the student's notebooks"""
+    check: Folder = None
+    """a student's folder: what is missing in each of its notebooks; exits with 1 while something is"""
+
+    def main(self) -> int:
+        from lab4_core.student_edition import build_edition, check_edition
+
+        if bool(self.out) == bool(self.check):
+            raise Lab4Error("student-edition: expected either --out DIR or --check DIR")
+        if self.out:
+            build_edition(self.out)
+            print(self.out)
+            return 0
+        findings = check_edition(self.check)
+        print("\n".join(map(str, findings)))
+        return 0 if all(finding.done for finding in findings) else 1
+
+
 COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "test": Test,
     "report": Report,
     "sweep": Sweep,
+    "claims": Claims,
     "data": Data,
     "import": Import,
+    "soup": Soup,
     "bench": Bench,
+    "student-edition": StudentEdition,
 }
 
 # ----------------------------------------------------------------------------------- what they share
@@ -343,18 +444,27 @@ def dataset_for(run: Any, root: str | None) -> Any:
     if not root:
         return None
     size = {k: v for k in ("height", "width") if (v := getattr(run.config.data, k, None))}
-    return load_data(build("data", {"kind": "lab4", "root": options.dataset_root(root), **size}))
+    kind = SOURCES.get(run.config.model.kind, POSES)[1]
+    return load_data(build("data", {"kind": kind, "root": options.dataset_root(root), **size}))
 
 
-def score(run: Any, root: str | None, split: str = "val", samples: int | None = None, device: str = "auto") -> Any:
+def score(
+    run: Any,
+    root: str | None,
+    split: str = "val",
+    samples: int | None = None,
+    device: str = "auto",
+    frames: int | None = None,
+) -> Any:
     from lab4_core.inference import evaluate
 
-    return evaluate(run, split=split, n_samples=samples, data=dataset_for(run, root), device=device)
+    data = dataset_for(run, root)
+    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames)
 
 
 def print_score(score: Any) -> None:
     """The model beside its baselines, and how they were measured."""
-    rows = {"this run": {"psnr": score.psnr, "ssim": score.ssim}, **score.baselines}
+    rows = {"this run": score.rows.pop("this model"), **{k: v for k, v in score.rows.items() if k != "this model"}}
     print(f"{'':16}{'PSNR (dB)':>10}{'SSIM':>8}{'worst frame (dB)':>18}")
     for name, values in rows.items():
         psnr, ssim = values["psnr"], values["ssim"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from lab4_core import registry
-from lab4_core.errors import unknown
+from lab4_core.errors import Lab4Error, unknown
 from lab4_core.registry import check
 
 
@@ -58,6 +58,9 @@ class Config:
 
     detach: bool = opt(True, "cut the gradient at the previous prediction before it is fed back")
     grad_clip: float = opt(1.0, "largest gradient norm; 0 does not clip")
+    skip_nonfinite: int = opt(0, "steps whose loss or gradient is not finite to leave out before the run stops")
+
+    hold_out: int | None = opt(None, "train without this training clip (0, 1, ...) and validate on it instead of val")
 
     n_past: int = opt(1, "given frames at the start of a clip")
     n_frames: int = opt(16, "frames of a training clip, the given ones included")
@@ -76,6 +79,9 @@ class Config:
     eval_every: int = opt(1, "epochs between evaluations on the validation clip; 0 evaluates only at the end")
     eval_frames: int = opt(630, "frames of an evaluation clip, the given ones included")
     eval_samples: int = opt(1, "rollouts with different z averaged per clip in the reported score")
+    psnr: Literal["frame", "channel"] = opt(
+        "frame", "PSNR of a frame: of its whole error, or of R, G and B apart and then their mean (the BAIR lab)"
+    )
     z_scale: float = opt(1.0, "standard deviation of z at test time (1: the prior itself)")
     save_every: int = opt(1, "epochs between checkpoints")
 
@@ -85,9 +91,10 @@ class Config:
     def __post_init__(self):
         at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,
                     "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0,
-                    "beta": 0}  # fmt: skip
+                    "beta": 0, "seed": 0, "skip_nonfinite": 0}  # fmt: skip
         for name, low in at_least.items():
             check(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
+        check(self.seed < 2**63, "seed", self.seed, "less than 2 to the power of 63")
         for name in ("partial", "fast_partial"):
             check(0 < getattr(self, name) <= 1, name, getattr(self, name), "a share in (0, 1]")
         for name in ("steps", "minutes"):
@@ -97,8 +104,8 @@ class Config:
               "at most one of them")  # fmt: skip
         check(self.n_frames > self.n_past, "n_frames", self.n_frames, f"more than n_past = {self.n_past}")
         check(self.eval_frames > self.n_past, "eval_frames", self.eval_frames, f"more than n_past = {self.n_past}")
-        check(bool(self.name) and all(c.isalnum() or c in "-_." for c in self.name) and self.name[0] != ".",
-              "name", self.name, "letters, digits, '-', '_' and '.'")  # fmt: skip
+        check(0 < len(self.name) <= 100 and all(c.isalnum() or c in "-_." for c in self.name) and self.name[0] != ".",
+              "name", self.name, "1 to 100 letters, digits, '-', '_' and '.'")  # fmt: skip
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
@@ -120,9 +127,11 @@ class Config:
         """12 hex digits of what the run computes: the configuration without its name, and the data's own digest.
 
         Two runs with one fingerprint are one run: `train` returns the finished one instead of repeating it.
-        Where the data lie does not count (their content does), nor does the machine.
+        Where the data lie does not count (their content does), nor does the machine; nor does what only decides
+        whether a run stops, so that one which stopped at a loss that is not finite can go on with more skips.
         """
-        values = {k: v for k, v in self.to_dict().items() if k not in ("name", "device", "data", "save_every")}
+        apart = ("name", "device", "data", "save_every", "skip_nonfinite")
+        values = {k: v for k, v in self.to_dict().items() if k not in apart}
         text = json.dumps([values, digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -135,7 +144,7 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     families = {f.name: f.metadata["default"] for f in dataclasses.fields(Config) if "family" in f.metadata}
     values: dict[str, Any] = {}
-    for new in layers:
+    for new in map(checked_keys, layers):
         if any(new.get(name) is not None for name in ("steps", "minutes")):
             values = {k: v for k, v in values.items() if k not in ("steps", "minutes")}
         for key in sorted(new, key=lambda k: "." in k):  # the part first, then its values
@@ -144,6 +153,16 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             values = {k: v for k, v in values.items() if not k.startswith(f"{key}.")}
             values[key] = new[key]
+    return values
+
+
+def checked_keys(values: Any) -> Mapping[str, Any]:
+    """Overrides are a mapping whose keys are names; a notebook's parameters may be anything."""
+    if not isinstance(values, Mapping):
+        raise Lab4Error(f"overrides = {values!r}: expected a mapping such as {{'annealing': 'monotonic'}}")
+    for key in values:
+        if not isinstance(key, str):
+            raise Lab4Error(f"overrides: key {key!r}: expected the name of a field of the configuration")
     return values
 
 
@@ -157,7 +176,7 @@ def merge(values: dict[str, Any]) -> dict[str, Any]:
     A key without a dot sets the whole part first, in whatever order the keys come.
     """
     fields = {f.name: f for f in dataclasses.fields(Config)}
-    merged = {k: v for k, v in values.items() if "." not in k}
+    merged = {k: v for k, v in checked_keys(values).items() if "." not in k}
     for name in merged:
         if name not in fields:
             raise unknown("field of the configuration", name, fields)

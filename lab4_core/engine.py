@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lab4_core import accel, checkpoint, runlog
+from lab4_core import accel, checkpoint, distributed, runlog
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
 from lab4_core.data import VideoData, load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
+from lab4_core.finite import FiniteWatch
+from lab4_core.interrupts import Stopped, stop_requests
 from lab4_core.models.base import count_parameters
 from lab4_core.paths import runs_dir
 from lab4_core.progress import Progress
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
 from lab4_core.trackers import Trackers
-from lab4_core.training import Learner, build_model, make_batch
+from lab4_core.training import Learner, build_model, check_sizes, make_batch
 
 LOG_EVERY = 10  # optimizer steps between "step" records, and between looks at the loss on a GPU
 SAVE_SECONDS = 60  # a long epoch is saved on the way
 TERMS = ("loss", "mse", "kld", "grad_norm")
+NOTHING = dict.fromkeys((*TERMS, "beta", "tfr"), math.nan)  # the means of an epoch whose every step was skipped
 
 
 def train(
@@ -43,27 +45,34 @@ def train(
     """Load or train: the finished run of this configuration and data if there is one, else train it.
 
     resume: "auto" goes on from the last checkpoint, "never" forgets it and begins anew. loggers: "tensorboard",
-    "wandb" (offline). Ctrl-C (or the notebook's stop button) and SIGTERM end the run after the current step,
-    saved, and the partial run is returned; calling again goes on. Raises `Lab4Error` for whatever the user can put
-    right, a loss that is not finite among it: the run is then marked as failed with the reason.
+    "wandb" (offline). Ctrl-C (or the notebook's stop button), SIGTERM and SIGHUP end the run after the current step,
+    saved, and the partial run is returned; calling again goes on. A resumed run computes bit for bit what it would have
+    computed in one go (on a GPU: under `torch.use_deterministic_algorithms(True)`). Raises `Lab4Error` for whatever the
+    user can put right, a loss that is not finite among it: the run is then marked as failed with the reason.
     """
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
     data = data or load_data(cfg)
-    run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(data.digest)}", cfg)
-    with runlog.owning(run):
+    folder = runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(data.digest)}"
+    with distributed.processes(cfg.batch_size), distributed.own_folder(folder) as mine:
+        run = _load_or_train(runlog.create(mine, cfg), cfg, data, resume, loggers if distributed.leads() else ())
+    return run if run.dir == folder else Run(folder)
+
+
+def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers: tuple[str, ...]) -> Run:
+    with runlog.owning(run.dir):
         if resume == "never":
             runlog.reset(run)
-        if run.finished:
+        if run.finished and run.whole:
             return run
         try:
-            return _Training(cfg, data, run, loggers).fit()
-        except torch.OutOfMemoryError as e:
-            reason = f"out of memory on {cfg.device}: lower batch_size = {cfg.batch_size} or n_frames = {cfg.n_frames}"
-            run.write_result({"status": "failed", "reason": reason})
-            raise Lab4Error(reason) from e
-        except Lab4Error as e:
-            run.write_result({"status": "failed", "reason": str(e)})
+            lower = f"batch_size = {cfg.batch_size} or n_frames = {cfg.n_frames}, or the widths of the model"
+            with accel.memory_for(cfg.device, lower):
+                return _Training(cfg, data, run, loggers).fit()
+        except Exception as e:
+            reason = str(e) if isinstance(e, Lab4Error) else f"{type(e).__name__}: {e}"
+            with suppress(Lab4Error):  # the disk may be what failed; the error itself is what matters
+                run.write_result({"status": "failed", "reason": reason})
             raise
 
 
@@ -72,66 +81,122 @@ class _Training:
 
     def __init__(self, cfg: Config, data: VideoData, run: Run, loggers: tuple[str, ...]):
         self.cfg, self.data, self.run = cfg, data, run
+        self.fingerprint = cfg.fingerprint(data.digest)
         self.device = accel.pick_device(cfg.device)
-        self.train_clips = _to(data.train, self.device)
+        check_sizes(cfg, data)
+        clips, device = data.train, self.device  # the dataset is resident on the device during training
+        self.train_clips = type(clips)(clips.frames.to(device), clips.cond.to(device), clips.starts)
         self.clock = Clock(cfg, data.train.spans)
-        self.learner = Learner(cfg, build_model(cfg, data.train, self.device), self.device)
-        self.eval_model = build_model(cfg, data.train, self.device)
+        self.learner = Learner(cfg, build_model(cfg, self.train_clips, self.device), self.device)
+        self.eval_model = build_model(cfg, self.train_clips, self.device)
         self.trackers = Trackers(loggers, run)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
         self.best: dict[str, Any] = {"psnr": -math.inf, "epoch": -1}
-        self.sums = {"step": _zeros(), "epoch": _zeros()}
-        log_size = self.restore()
-        self.log = runlog.MetricsFile(run.dir / "metrics.jsonl", log_size)
+        self.sums = {"step": {"n": 0}, "epoch": {"n": 0}}
+        self.watch = FiniteWatch()
+        self.log = runlog.MetricsFile(run.dir / "metrics.jsonl", self.restore())
         self.saved_at = time.monotonic()
 
     def restore(self) -> int:
-        """Take up the last checkpoint, if there is one. Returns the size of the metrics file it belongs to."""
-        path = self.run.dir / "last.pt"
-        if not path.is_file():
-            return 0
-        state = checkpoint.load(path, self.device)
+        """Take up the newest checkpoint that is whole; 0 where there is none, else what `take` returns."""
+        log_size = checkpoint.load_newest(self.run.dir, runlog.STATES, self.take, self.device)
+        if log_size is not None:
+            with suppress(OSError):
+                (self.run.dir / "result.json").unlink()  # of the attempt that ended here
+            self.adopt_best()
+            return log_size
+        runlog.reset(self.run)  # what has no checkpoint beside it belongs to no step
+        return 0
+
+    def take(self, state: dict[str, Any], path: Path) -> int:
+        """Put a checkpoint into place, all of it checked first. Returns the size of the metrics file beside it."""
+        where = f"checkpoint {path}"
+        if state.get("run") != self.fingerprint:
+            raise Lab4Error(f"{where}: of the run {state.get('run')!r}: expected one of {self.fingerprint!r}")
+        own = self.state()
+        shapes = {k: v for k, v in own.items() if k not in ("learner", "sums")}
+        checkpoint.check_like(shapes, {k: state.get(k) for k in shapes}, where)
+        learner, sums = state.get("learner"), state.get("sums")
+        counts = all(0 <= state[k] < math.inf for k in ("step", "skipped", "log_size", "seconds"))
+        if not counts or not isinstance(learner, dict) or not runlog.are_sums(sums, self.sums.keys()):
+            raise Lab4Error(f"{where}: expected the learner's state, the sums of the log, and counts from 0 on")
+        for name in ("model", "memory"):
+            checkpoint.check_like(own["learner"][name], learner.get(name), f"{where}: {name}")
+        self.learner.load_state_dict(learner, where)
+        self.step, self.seconds, self.skipped, self.best, self.sums = (
+            state[k] for k in ("step", "seconds", "skipped", "best", "sums")
+        )
+        return state["log_size"]
+
+    def adopt_best(self) -> None:
+        """best.pt may be newer than the checkpoint (killed between the two) or gone: it, and nothing remembered of it,
+        says what the best is. scores.npz is its copy that needs no torch."""
+        self.best = {"psnr": -math.inf, "epoch": -1}
+        path = self.run.dir / "best.pt"
         try:
-            self.learner.load_state_dict(state["learner"])
-            self.step, self.seconds, self.best, self.sums = (state[k] for k in ("step", "seconds", "best", "sums"))
-            return state["log_size"]
-        except (KeyError, RuntimeError, ValueError) as e:
-            raise Lab4Error(f"checkpoint {path}: not one of this run ({e}); resume='never' begins anew") from e
+            state = checkpoint.load(path)
+            psnr, epoch = state.get("psnr"), state.get("epoch")
+            if state.get("run") != self.fingerprint or not isinstance(psnr, float) or not isinstance(epoch, int):
+                raise Lab4Error(f"checkpoint {path}: not of this run")
+            checkpoint.check_weights(self.eval_model, state.get("weights"), f"checkpoint {path}")
+            score = runlog.score_of(state["scores"] or {}, {}, str(path))
+        except (Lab4Error, AttributeError, TypeError) as e:
+            if path.exists():
+                print(f"lab4: {e}; the next evaluation writes it again", file=sys.stderr)
+            return
+        self.best = {"psnr": psnr, "epoch": epoch}
+        runlog.write_score(self.run.dir / "scores.npz", score)
+
+    def state(self) -> dict[str, Any]:
+        return {"learner": self.learner.state_dict(), "step": self.step, "seconds": self.seconds, "best": self.best,
+                "skipped": self.skipped, "sums": self.sums, "log_size": 0, "run": self.fingerprint}  # fmt: skip
 
     def save(self) -> None:
-        state = {"learner": self.learner.state_dict(), "step": self.step, "seconds": self.seconds, "best": self.best,
-                 "sums": self.sums, "log_size": self.log.size}  # fmt: skip
-        checkpoint.save(self.run.dir / "last.pt", state)
+        self.watch.check()
+        self.log.sync()
+        newest, before = runlog.STATES
+        checkpoint.save(self.run.dir / newest, {**self.state(), "log_size": self.log.size}, before)
         self.saved_at = time.monotonic()
 
-    def save_weights(self, path: Path, psnr: float, epoch: int) -> None:
+    def save_best(self, score: Score, epoch: int) -> None:
         weights = self.learner.eval_weights()
         shapes = self.data.train.frames.shape[1:], self.data.train.cond.shape[1:]
-        checkpoint.save(path, checkpoint.weights_file(self.cfg.to_dict()["model"], weights, *shapes, psnr, epoch))
+        scores = {name: torch.from_numpy(values) for name, values in runlog.score_arrays(score).items()}
+        file = checkpoint.weights_file(self.cfg.to_dict()["model"], weights, *shapes, score.mean, epoch,
+                                       self.fingerprint, scores)  # fmt: skip
+        checkpoint.save(self.run.dir / "best.pt", file)
+        runlog.write_score(self.run.dir / "scores.npz", score)
+        self.best = {"psnr": score.mean, "epoch": epoch}
 
     def fit(self) -> Run:
         progress = Progress(self.cfg.name)
         begun = time.monotonic() - self.seconds
-        with _stop_requests() as stop_requested:
-            while at := self.clock.at(self.step, self.seconds):
-                self.one_step(at)
-                self.seconds = time.monotonic() - begun
-                after = self.clock.at(self.step, self.seconds)
-                progress.update(self.clock.fraction(self.step, self.seconds), f"epoch {at.epoch + 1}/{at.epochs}")
-                if after is None or after.epoch != at.epoch:
-                    self.end_epoch(at, progress, last=after is None)
-                    self.seconds = time.monotonic() - begun
-                    if after is None or (at.epoch + 1) % self.cfg.save_every == 0:
+        try:
+            with stop_requests() as stop_requested:
+                while at := self.clock.at(self.step, self.seconds):
+                    self.one_step(at)
+                    self.seconds = distributed.latest(time.monotonic() - begun)
+                    after = self.clock.at(self.step, self.seconds)
+                    progress.update(self.clock.fraction(self.step, self.seconds), f"epoch {at.epoch + 1}/{at.epochs}")
+                    if after is None or after.epoch != at.epoch:
+                        self.learner.end_epoch(at.epoch, at.epochs)
+                        self.end_epoch(at, progress, last=after is None)
+                        self.seconds = distributed.latest(time.monotonic() - begun)
+                        if after is None or (at.epoch + 1) % self.cfg.save_every == 0:
+                            self.save()
+                    if distributed.anywhere(stop_requested()):
                         self.save()
-                if stop_requested():
-                    self.save()
-                    self.log.close()
-                    progress.close("stopped; the same call goes on from here")
-                    self.run.write_result(self.result("partial", reason=f"stopped after {self.step} steps"))
-                    return self.run
-                if time.monotonic() - self.saved_at > SAVE_SECONDS:
-                    self.save()
-        self.finish(progress)
+                        return self.stopped(progress)
+                    if time.monotonic() - self.saved_at > SAVE_SECONDS:
+                        self.save()
+                return self.finish(progress, stop_requested)
+        finally:
+            self.log.close()
+            self.trackers.close()
+
+    def stopped(self, progress: Progress) -> Run:
+        progress.close("stopped; the same call goes on from here")
+        self.run.write_result(self.result("partial", reason=f"stopped after {self.step} steps"))
         return self.run
 
     def one_step(self, at: Position) -> None:
@@ -141,8 +206,13 @@ class _Training:
         terms = self.learner.step(batch, self.step, beta, lr)
         self.step += 1
         values = {name: terms[name] for name in TERMS}
+        if terms.get("skipped") and self.skipped < cfg.skip_nonfinite:
+            self.skipped += 1
+            self.log.append({"kind": "skip", "epoch": at.epoch, "step": self.step, "skipped": self.skipped})
+            return
+        self.watch.add(self.step, values, beta, batch.starts)
         if self.device.type == "cpu" or self.step % LOG_EVERY == 0:
-            self.check_finite(values, beta, batch.starts)
+            self.watch.check()
         tfr = cfg.teacher_forcing.ratio_at(at.epoch, at.epochs)
         known = {"beta": beta, "lr": lr, "tfr": tfr, "teacher_forced": batch.teacher_forced}
         for sums in self.sums.values():
@@ -152,23 +222,13 @@ class _Training:
         if self.step % LOG_EVERY == 0:
             self.record("step", at.epoch)
 
-    def check_finite(self, values: dict[str, torch.Tensor], beta: float, starts: Any) -> None:
-        numbers = {name: float(v) for name, v in values.items()}
-        if not all(math.isfinite(v) for v in numbers.values()):
-            said = ", ".join(f"{k} = {v:.4g}" for k, v in numbers.items())
-            raise Lab4Error(
-                f"the loss is not finite at step {self.step}: {said}, beta = {beta:.4g}, windows at frames "
-                f"{[int(s) for s in starts]}; expected finite numbers. Lower optimizer.lr or grad_clip, or raise "
-                "annealing.start. The last good state is kept in last.pt and best.pt"
-            )
-
     def record(self, kind: str, epoch: int) -> dict[str, Any]:
         """The means since the last record of this kind, logged and forgotten."""
         sums = self.sums[kind]
         n = max(1, sums.pop("n"))
         entry = {"kind": kind, "epoch": epoch, "step": self.step, **{k: float(v) / n for k, v in sums.items()},
                  "seconds": round(self.seconds, 2)}  # fmt: skip
-        self.sums[kind] = _zeros()
+        self.sums[kind] = {"n": 0}
         self.log.append(entry)
         self.trackers.log(entry)
         return entry
@@ -176,39 +236,48 @@ class _Training:
     def end_epoch(self, at: Position, progress: Progress, last: bool) -> None:
         entry = self.record("epoch", at.epoch)
         text = "epoch {:>3}/{}  loss {loss:.5f}  mse {mse:.5f}  kld {kld:.3f}  beta {beta:.4g}  tfr {tfr:.2f}".format(
-            at.epoch + 1, at.epochs, **entry
+            at.epoch + 1, at.epochs, **(NOTHING | entry)
         )
         if not last and self.cfg.eval_every and (at.epoch + 1) % self.cfg.eval_every == 0:
             text += f"  val {self.evaluate(at.epoch).mean:.2f} dB"
         progress.line(f"{text}  {self.seconds:.0f} s")
 
-    def evaluate(self, epoch: int) -> Score:
+    def evaluate(self, epoch: int, tick: Callable[[int, int], None] = lambda done, total: None) -> Score:
         """Score the present weights on the validation clips, log it, keep the weights if they are the best."""
+        self.watch.check()
         self.eval_model.load_state_dict(self.learner.eval_weights())
-        score = score_model(self.eval_model, self.data.val, self.cfg, self.device)
+        with accel.memory_for(self.device, f"eval_frames = {self.cfg.eval_frames}, or validate on fewer clips"):
+            score = score_model(self.eval_model, self.data.val, self.cfg, self.device, tick=tick)
         entry = {"kind": "eval", "epoch": epoch, "step": self.step, "split": "val", "psnr": score.mean,
                  "ssim": float(score.ssim.mean()), "seconds": round(self.seconds, 2),
                  **{name: float(b["psnr"].mean()) for name, b in score.baselines.items()}}  # fmt: skip
         self.log.append(entry)
         self.trackers.log(entry)
         if score.mean > self.best["psnr"]:
-            self.best = {"psnr": score.mean, "epoch": epoch}
-            self.save_weights(self.run.dir / "best.pt", score.mean, epoch)
-            runlog.write_score(self.run.dir / "scores.npz", score)
+            self.save_best(score, epoch)
         return score
 
-    def finish(self, progress: Progress) -> None:
-        """The last evaluation, and the result."""
-        score = self.evaluate(self.cfg.epochs - 1)
-        self.save()
-        self.log.close()
-        result = self.result("finished")
+    def finish(self, progress: Progress, stop_requested: Callable[[], bool]) -> Run:
+        """The last evaluation, and the result. Nothing is saved after it: a run killed here evaluates once more."""
+
+        def tick(done: int, total: int) -> None:
+            if stop_requested():
+                raise Stopped
+
+        try:
+            score = self.evaluate(self.cfg.epochs - 1, tick)
+        except Stopped:
+            return self.stopped(progress)
+        if self.best["epoch"] < 0:
+            raise Lab4Error(f"the PSNR on val is {score.mean}: expected a finite one from at least one evaluation. "
+                            "Rollouts that grow without bound do this; model.output = clamp bounds them")  # fmt: skip
         protocol = {**score.protocol, "weights": "the best of the evaluations on val"}
         best = runlog.read_score(self.run.dir / "scores.npz", protocol)
-        self.run.write_result({**result, **best.summary()})
-        self.trackers.close()
+        self.log.sync()
+        self.run.write_result({**self.result("finished"), **best.summary()})
         progress.line(f"done: {best.mean:.2f} dB on val, {self.step} steps, {self.seconds:.0f} s")
         progress.close(f"done: {best.mean:.2f} dB on val")
+        return self.run
 
     def result(self, status: str, reason: str | None = None) -> dict[str, Any]:
         model, cfg = self.learner.model, self.cfg
@@ -219,6 +288,7 @@ class _Training:
             "reason": reason,
             "best_epoch": self.best["epoch"],
             "steps": self.step,
+            **({"skipped": self.skipped} if self.skipped else {}),
             "seconds": round(self.seconds, 2),
             "device": accel.describe(self.device),
             "precision": str(self.learner.dtype).removeprefix("torch."),
@@ -227,36 +297,3 @@ class _Training:
             "fingerprint": self.run.fingerprint,
             "data": {"name": self.data.name, "digest": self.data.digest},
         }
-
-
-def _to(clips, device: torch.device):
-    """The clips with their tensors on a device: the dataset is resident there during training."""
-    return type(clips)(clips.frames.to(device), clips.cond.to(device), clips.starts)
-
-
-def _zeros() -> dict[str, Any]:
-    return {"n": 0}
-
-
-@contextmanager
-def _stop_requests() -> Iterator:
-    """Turn the first Ctrl-C or SIGTERM into a request that is looked at between two steps, so that no update is
-    half done; a second one interrupts at once. Only the main thread can do this; elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked: list[int] = []
-    before = {}
-
-    def ask(number, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

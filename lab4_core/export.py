@@ -172,6 +172,11 @@ def check_offline(html: str) -> None:
         raise Lab4Error(f"the page is not self-contained: {shown}; expected only data: inside the file itself")
 
 
+def is_script(address: str) -> bool:
+    """Whether a browser would run it; white space and control characters inside such a word do not stop one."""
+    return re.sub(r"[\x00-\x20]", "", address).lower().startswith(("javascript:", "vbscript:", "data:text/html"))
+
+
 class _Loads(HTMLParser):
     """Collects what a browser would fetch or run."""
 
@@ -189,9 +194,10 @@ class _Loads(HTMLParser):
             self.found.append(f"<script {values.get('src', '')}>")
         if tag == "meta" and values.get("http-equiv", "").lower() == "refresh":
             self.found.append("<meta refresh>")
+        self.found += [f"<{tag} {name}>" for name in values if name.startswith("on")]  # a script in an attribute
         if tag in ("a", "area"):  # to click on
-            values.pop("href", None)
-            values.pop("xlink:href", None)
+            links = [values.pop("href", ""), values.pop("xlink:href", "")]
+            self.found += [f"<{tag} {link[:100]}>" for link in links if is_script(link)]
         for name in ("src", "href", "xlink:href", "poster", "background"):
             self.see(f"<{tag} {name}>", values.get(name, ""))
         if "srcset" in values:  # its data: form has no commas to split at

@@ -20,13 +20,15 @@ def rollout(
     *,
     seed: int = 0,
     z_scale: float = 1.0,
+    correct: Callable[[Tensor, Tensor], Tensor] | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Predict T - n_past frames of B clips, each from the one before.
 
     past (B, n_past, C, H, W) in [0, 1]; cond (B, T, …) floats -> (B, T - n_past, C, H, W), not clipped: what the model
-    computes is what it is fed. The model is in eval mode meanwhile. z_scale is the standard deviation of z (1: the
-    prior; 0: its mean). `tick(done, total)` is called after every block of steps.
+    computes is what it is fed, unless `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is
+    in eval mode meanwhile. z_scale is the standard deviation of z (1: the prior; 0: its mean). `tick(done, total)` is
+    called after every block of steps.
     """
     was_training = model.training
     model.eval()
@@ -40,8 +42,10 @@ def rollout(
             c = model.encode_cond(block.flatten(0, 1))
             for t in range(block.shape[0]):
                 z = torch.randn(b, *model.latent_shape, generator=noise, device=past.device) * z_scale
-                x, state = model.step(x, _rows(c, t * b, (t + 1) * b), z, state)
+                x_last = x
+                x, state = model.step(x_last, _rows(c, t * b, (t + 1) * b), z, state)
                 frames.append(x)
+                x = correct(x, x_last) if correct else x
             tick(begin + block.shape[0] - n_past, total - n_past)
     finally:
         model.train(was_training)

@@ -11,17 +11,20 @@ import torch
 
 from lab4_core import accel, checkpoint, registry, runlog
 from lab4_core.config import Config
-from lab4_core.data import VideoData, load_data, to_float
+from lab4_core.data import Clips, TestClip, VideoData, load_data, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
 from lab4_core.free_running import rollout as roll_out
 from lab4_core.media import Video
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.models.base import VideoPredictor, count_parameters
-from lab4_core.paths import runs_dir
+from lab4_core.paths import runs_dir, write_text
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
+from lab4_core.strategies import correction
 from lab4_core.submission import write_submission
+
+SHOWN = 16  # test clips that `test` writes pictures of
 
 
 def load_run(folder: str | os.PathLike) -> Run:
@@ -34,96 +37,168 @@ def load_model(run: Run, device: str | torch.device = "auto") -> VideoPredictor:
     device = accel.pick_device(str(device))
     path = run.dir / "best.pt"
     state = checkpoint.load(path, device)
+    source = f"checkpoint {path}"
+    trained = run.result.get("fingerprint")
+    if state.get("run") and trained and state["run"] != trained:
+        raise Lab4Error(f"{source}: of the run {state['run']!r}: expected the one of {run.dir.name}, {trained!r}")
     try:
         part = registry.build("model", state["model"])
-        model = part.build(tuple(state["frame_shape"]), tuple(state["cond_shape"]))
+        shapes = [tuple(int(n) for n in state[name]) for name in ("frame_shape", "cond_shape")]
         weights = state["weights"]
-    except KeyError as e:
-        raise Lab4Error(f"checkpoint {path}: no {e} in it; expected one that lab4 wrote") from e
-    checkpoint.load_weights(model, weights, f"checkpoint {path}")
+    except Lab4Error as e:
+        raise Lab4Error(f"{source}: {e}") from e
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise Lab4Error(f"{source}: no {e} in it; expected one that lab4 wrote") from e
+    if not all(0 < n <= 4096 for shape in shapes for n in shape):
+        raise Lab4Error(f"{source}: frames of {shapes[0]}, conditions of {shapes[1]}; expected sizes from 1 to 4096")
+    try:
+        with torch.device("meta"):  # compare before anything is allocated: the file may claim any width
+            plan = part.build(*shapes)
+    except (Lab4Error, RuntimeError, TypeError, OverflowError) as e:
+        raise Lab4Error(f"{source}: {e}") from e
+    checkpoint.check_weights(plan, weights, source)
+    model = part.build(*shapes)
+    checkpoint.load_weights(model, weights, source)
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
 def evaluate(
-    run: Run, split: str = "val", n_samples: int | None = None, data: VideoData | None = None, device: str = "auto"
+    run: Run,
+    split: str = "val",
+    n_samples: int | None = None,
+    data: VideoData | None = None,
+    device: str = "auto",
+    frames: int | None = None,
 ) -> Score:
-    """Score the best weights of a run on the clips of a split: "val" or "train". See `evaluation.score_model`."""
-    if split not in ("val", "train"):
-        raise Lab4Error(f"split = {split!r}: expected 'val' or 'train' (the test clips have no ground truth)")
+    """Score the best weights of a run on the clips of a split: "val", "train", or "test" where the dataset has the
+    truth of its test clips. frames: of a clip, the given ones included (30 is 2 -> 28); else as the run says.
+    See `evaluation.score_model`."""
+    if split not in ("val", "train", "test"):
+        raise Lab4Error(f"split = {split!r}: expected 'val', 'train' or 'test'")
     data = data or load_data(run.config)
-    clips = data.val if split == "val" else data.train
+    clips = _known(data) if split == "test" else data.val if split == "val" else data.train
+    cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
     device = accel.pick_device(device)
     model = load_model(run, device)
     try:
-        return score_model(model, clips, run.config, device, split=split, samples=n_samples)
+        with accel.memory_for(device, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
+            return score_model(model, clips, cfg, device, split=split, samples=n_samples)
     except RuntimeError as e:
         raise Lab4Error(f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are not what the model of "
                         f"{run.dir.name} was built for ({e})") from e  # fmt: skip
 
 
+def _known(data: VideoData) -> Clips:
+    """The test clips whose truth is known, as one split."""
+    known = [(clip.truth, clip.cond) for clip in data.test if clip.truth is not None]
+    if not known:
+        raise Lab4Error(f"dataset {data.name}: the truth of its test clips is not known; expected split 'val'")
+    return Clips.joined(known)
+
+
 def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto") -> torch.Tensor:
     """Free-running prediction of one clip: (T, C, H, W) in [0, 1] on the CPU, the given frames included.
 
-    first (C, H, W) or (n_past, C, H, W), cond (T, …); images as uint8 or floats in [0, 1], tensors or arrays.
+    first (n_past, C, H, W), or (C, H, W) where that is one; cond (T, …), pose images or numbers. Images as uint8 or
+    floats in [0, 1], tensors or arrays.
     """
     model = load_model(run, device)
     device = next(model.parameters()).device
     first, cond = (to_float(torch.as_tensor(v)).to(device) for v in (first, cond))
     if first.dim() == 3:
         first = first[None]
+    if len(first) < run.config.n_past or len(cond) <= len(first):
+        raise Lab4Error(f"{len(first)} given frames and conditions of {len(cond)}: expected n_past = "
+                        f"{run.config.n_past} frames, as {run.dir.name} was trained, and more conditions")  # fmt: skip
     try:
-        rest = roll_out(model, first[None], cond[None], seed=seed, z_scale=run.config.z_scale)[0]
+        rest = roll_out(model, first[None], cond[None], seed=seed, **_rollout_settings(run.config))[0]
     except RuntimeError as e:
         raise Lab4Error(f"first frame {tuple(first.shape)}, conditions {tuple(cond.shape)}: not what the model of "
                         f"{run.dir.name} was built for ({e})") from e  # fmt: skip
     return torch.cat([first, rest]).clamp(0, 1).cpu()
 
 
+def _rollout_settings(cfg: Config) -> dict[str, Any]:
+    """What a run's configuration says of its rollouts."""
+    return {"z_scale": cfg.z_scale, "correct": correction(cfg.strategies, rollouts=True)}
+
+
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
     """`predict` as a video that shows itself: prediction, the truth where it is known, and the pose, side by side."""
     predicted, psnr = predict(run, first, cond, seed, device), None
-    panels, n_past = {"prediction": predicted}, run.config.n_past
+    panels, n_past, poses = {"prediction": predicted}, run.config.n_past, torch.as_tensor(cond).dim() == 4
     if truth is not None:
         panels["ground truth"] = truth
-        truth = to_float(torch.as_tensor(truth))
-        psnr = psnr_per_frame(predicted[None, n_past:], truth[None, n_past : len(predicted)])[0].tolist()
-    if torch.as_tensor(cond).dim() == 4:
+        psnr = _psnr(run, predicted, truth)
+    if poses:
         panels["pose"] = cond
-    title = f"{run.name}, predicted from the first frame and the poses"
+    given = "the first frame" if n_past == 1 else f"the first {n_past} frames"
+    title = f"{run.name}, predicted from {given} and the {'poses' if poses else 'actions'}"
     return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3)
+
+
+def _psnr(run: Run, predicted: torch.Tensor, truth: Any) -> list[float]:
+    """dB of each predicted frame of one clip, by the run's measure."""
+    n, truth = run.config.n_past, to_float(torch.as_tensor(truth))
+    return psnr_per_frame(predicted[None, n:], truth[None, n : len(predicted)], run.config.psnr)[0].tolist()
 
 
 def test(
     run: Run, data: VideoData | None = None, out: str | os.PathLike | None = None, seed: int = 0, device: str = "auto"
 ) -> list[Path]:
-    """Predict every test clip and write what the lab hands in: `submission.csv`, and for clip i `pred_seq<i>.gif`
-    (prediction and pose) and its film strip `pred_seq<i>.png`. Returns the paths.
+    """Predict every test clip and write what the lab hands in: for clip i `pred_seq<i>.gif` and its film strip
+    `pred_seq<i>.png` (of the first 16 clips), from poses with the pose and `submission.csv`, from actions with the
+    ground truth at the left and `psnr.csv`, the dB of every frame of every clip. Returns the paths.
 
     out: a folder, by default `test/` in the run. Raises `Lab4Error` when the dataset has no test clips.
     """
     data = data or load_data(run.config)
     if not data.test:
-        raise Lab4Error(f"dataset {data.name}: it has no test clips; expected test/test_img/0 and test/test_label/0")
+        raise Lab4Error(f"dataset {data.name}: it has no test clips; expected some in its folder test")
     model = load_model(run, device)
     device = next(model.parameters()).device
     folder = Path(out) if out else run.dir / "test"
+    given = [_given(clip, run.config.n_past) for clip in data.test]
     predictions: dict[int, torch.Tensor] = {}
     lengths = sorted({len(clip.cond) for clip in data.test})
     for length in lengths:  # clips of one length are one batch
         some = [i for i, clip in enumerate(data.test) if len(clip.cond) == length]
-        past = to_float(torch.stack([data.test[i].first for i in some]).to(device))
+        past = to_float(torch.stack([given[i] for i in some]).to(device))
         cond = to_float(torch.stack([data.test[i].cond for i in some]).to(device))
-        rest = roll_out(model, past, cond, seed=seed, z_scale=run.config.z_scale)
+        rest = roll_out(model, past, cond, seed=seed, **_rollout_settings(run.config))
         for i, clip in zip(some, torch.cat([past, rest], 1).clamp(0, 1).cpu()):
             predictions[i] = clip
-    written = [folder / "submission.csv"]
-    write_submission(written[0], [predictions[i] for i in range(len(data.test))])
+    written, poses, rows = [], data.test[0].cond.dim() == 4, ["clip,frame,psnr"]
+    if poses:
+        written.append(write_submission(folder / "submission.csv", [predictions[i] for i in range(len(data.test))]))
     for i, clip in enumerate(data.test):
-        video = Video({"prediction": predictions[i], "pose": clip.cond}, title=f"test clip {clip.name}")
+        panels, psnr = {"ground truth": clip.truth, "prediction": predictions[i]}, None
+        if clip.truth is None:
+            del panels["ground truth"]
+        else:
+            psnr = _psnr(run, predictions[i], clip.truth)
+            rows += [f"{clip.name},{t},{v:.4f}" for t, v in enumerate(psnr, run.config.n_past)]
+        if poses:
+            panels["pose"] = clip.cond
+        if i >= SHOWN:
+            continue
+        video = Video(panels, title=f"test clip {clip.name}", psnr=psnr, n_past=run.config.n_past)
         for suffix in (".gif", ".png"):
             written.append(folder / f"pred_seq{i}{suffix}")
             video.save(written[-1])
+    if len(rows) > 1:
+        written.append(folder / "psnr.csv")
+        write_text(written[-1], "\n".join(rows) + "\n")
     return written
+
+
+def _given(clip: TestClip, n_past: int) -> torch.Tensor:
+    """The frames (n_past, C, H, W) that a test clip begins with."""
+    frames = clip.first if clip.truth is None else clip.truth
+    if len(frames) < n_past or len(clip.cond) <= n_past:
+        raise Lab4Error(f"test clip {clip.name}: {len(frames)} known frames and {len(clip.cond)} conditions; expected "
+                        f"n_past = {n_past} and more")  # fmt: skip
+    return frames[:n_past]
 
 
 def import_checkpoint(
@@ -141,7 +216,7 @@ def import_checkpoint(
     checkpoint.load_weights(model, weights, f"checkpoint {path}")
     digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())).hexdigest()
     run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg, anew=True)
-    best = checkpoint.weights_file(cfg.to_dict()["model"], model.state_dict(), shape, shape, psnr=None, epoch=-1)
+    best = checkpoint.weights_file(cfg.to_dict()["model"], model.state_dict(), shape, shape)
     checkpoint.save(run.dir / "best.pt", best)
     run.write_result({"status": "imported", "reason": f"from {Path(path).name}", "parameters": count_parameters(model)})
     return run

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab4_core.bair_flags import BairFlags, bair_overrides, flag, is_bair
 from lab4_core.errors import Lab4Error, unknown
 
 # of --kl_anneal_type, whatever the case; the reports write None and NoKL_Annealing for the same thing
@@ -24,15 +25,10 @@ ANNEALING = {
 SHARED = ("batch_size", "partial", "fast_partial", "device")  # flags of the lab that are fields of Config as they are
 
 
-def flag(help: str, default: Any = None, lab: Any = None) -> Any:
-    """A flag that is not given unless it is typed; `lab` is what the lab's template takes without it."""
-    return field(default=default, metadata={"help": help, "lab": lab})
-
-
 @dataclass(frozen=True, kw_only=True)
-class LabFlags:
-    """The lab's own flags, for the command lines of Trainer.py and Tester.py. Any of them means --preset lab and
-    --profile full, unless these are given."""
+class LabFlags(BairFlags):
+    """The lab's own flags, for the command lines of Trainer.py and Tester.py. Any of them means --preset lab (those of
+    the BAIR version: svg-lab) and --profile full, unless these are given."""
 
     DR: str | None = flag("the dataset; the same as --data")
     save_root: str | None = flag("where runs (train) or submission.csv and GIFs (test) go; the same as --out")
@@ -103,6 +99,8 @@ RENAMED = {
     "per_save": "save_every",
 }
 NO_EFFECT = {
+    "cuda": "a GPU is used when there is one; --device cpu does without",
+    "model_dir": "an interrupted run goes on by itself when its command is repeated",
     "num_workers": "frames live in memory, no worker processes are used",
     "gpu": "the lab's template never reads it; --device cuda:1 names a GPU",
     "no_sanity": "nothing is asked before a checkpoint is read",
@@ -110,7 +108,7 @@ NO_EFFECT = {
     "store_visualization": "training writes no GIFs; lab4 test RUN makes them from the finished run",
     "no_weight_interpolation": "weights are not interpolated with the initial ones unless a strategy asks for it",
 }
-PATHS = ("DR", "save_root", "ckpt", "ckpt_path")
+PATHS = ("DR", "save_root", "ckpt", "ckpt_path", "data_root", "log_dir")
 TESTING = {*PATHS, "test", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W", "make_gif"}
 
 
@@ -123,8 +121,26 @@ def given(flags: LabFlags) -> dict[str, Any]:
     }
 
 
-def lab_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
-    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line.
+def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
+    """Of two options with one meaning the one that is given."""
+    if value and lab_value and value != lab_value:
+        raise Lab4Error(f"{name} {value} and {lab_name} {lab_value}: they mean the same, expected one of them")
+    return value or local_path(lab_value)
+
+
+def data_root(data: str | None, flags: LabFlags) -> str | None:
+    """The dataset that --data, or a flag of the lab with the same meaning, names."""
+    return either("--data", either("--data", data, "--DR", flags.DR), "--data_root", flags.data_root)
+
+
+def out_folder(out: str | None, flags: LabFlags) -> str | None:
+    """The same of --out."""
+    return either("--out", either("--out", out, "--save_root", flags.save_root), "--log_dir", flags.log_dir)
+
+
+def lab_overrides(flags: LabFlags, n_past: int | None = None) -> tuple[dict[str, Any], list[str]]:
+    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line. n_past: of the same
+    command line, where n_future counts from it.
 
     The flags of teacher forcing and of annealing set the part as a whole, so they mean the lab's whatever the preset.
     Raises `Lab4Error` for an unknown --kl_anneal_type or --optim.
@@ -132,6 +148,9 @@ def lab_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
     typed = given(flags)
     values: dict[str, Any] = {}
     notes = [f"--{name} {_shown(typed[name])}has no effect: {why}" for name, why in NO_EFFECT.items() if name in typed]
+    if is_bair(typed):
+        values, more = bair_overrides(typed, n_past)
+        return values, notes + more
 
     if "optim" in typed:
         values["optimizer"] = _choice("optim", flags.optim, {"adam": "adam", "adamw": "adamw"})

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab4_core import distributed
+
 
 class ResidualBlock(nn.Module):
     """(N, i, H, W) -> (N, o, H, W): 3x3, LeakyReLU, 3x3, LeakyReLU, + skip. No norm, nothing after the sum."""
@@ -74,16 +76,36 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         `groups` does not matter."""
         if not self.training:
             return super().forward(x)
+        if x.device.type == "cpu" and distributed.size() == 1:  # bound by memory: group after group, nothing is moved
+            return torch.cat([super(StepBatchNorm2d, self).forward(group) for group in x.chunk(groups)])
+        return self.at_once(x, groups)  # bound by launches: one call for all groups
+
+    def at_once(self, x: Tensor, groups: int) -> Tensor:
         n, c, h, w = x.shape
         apart = x.reshape(groups, n // groups, c, h, w).transpose(0, 1).reshape(n // groups, groups * c, h, w)
         weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
-        y = F.batch_norm(apart, None, None, weight, bias, training=True, eps=self.eps)
-        self._update_running(apart.detach(), groups)
+        if distributed.size() > 1:
+            y = self._over_processes(apart, weight, bias, groups)
+        else:
+            y = F.batch_norm(apart, None, None, weight, bias, training=True, eps=self.eps)
+            var, mean = torch.var_mean(apart.detach().float(), dim=(0, 2, 3), correction=1)
+            self._update_running(mean, var, groups)
         return y.reshape(n // groups, groups, c, h, w).transpose(0, 1).reshape(n, c, h, w)
 
+    def _over_processes(self, apart: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """The same, each step's statistics taken over the images that all processes have of it."""
+        wide = apart.float()
+        count = distributed.size() * wide[:, 0].numel()
+        mean = distributed.total(wide.sum((0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        var = distributed.total(centred.square().sum((0, 2, 3))) / count
+        self._update_running(mean.detach(), var.detach() * count / (count - 1), groups)
+        y = centred * (weight * torch.rsqrt(var + self.eps))[:, None, None] + bias[:, None, None]
+        return y.to(apart.dtype)
+
     @torch.no_grad()
-    def _update_running(self, apart: Tensor, groups: int) -> None:
-        var, mean = torch.var_mean(apart.float(), dim=(0, 2, 3), correction=1)
+    def _update_running(self, mean: Tensor, var: Tensor, groups: int) -> None:
+        """mean, var (groups * C,) of the steps, var with Bessel's correction."""
         m = self.momentum
         decay = (1 - m) ** torch.arange(groups - 1, -1, -1, dtype=mean.dtype, device=mean.device)
         for running, stat in ((self.running_mean, mean), (self.running_var, var)):
@@ -115,3 +137,16 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + self.skip(x)
+
+
+class Recurrent(nn.Module):
+    """(S, B, i) -> (S, B, o): a linear embedding, then `layers` LSTM layers over the S steps. The state is
+    (hidden, cell), each (layers, B, o); None begins with zeros."""
+
+    def __init__(self, i: int, o: int, layers: int):
+        super().__init__()
+        self.embed = nn.Linear(i, o)
+        self.lstm = nn.LSTM(o, o, layers)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
+        return self.lstm(self.embed(x), state)

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from lab4_core.registry import check, register
 
+HALF_GREY_LEVEL = 0.5 / 255
+
 
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     """z = mu + sigma * eps, with eps ~ N(0, I) given from outside; any one shape. The gradient flows
@@ -41,13 +43,15 @@ def gaussian_kld(mu: Tensor, logvar: Tensor, mu_p: Tensor | None = None, logvar_
 class Elbo:
     """Reconstruction and KL of a clip, both summed over its predicted frames.
 
-    mse: "mean" over the pixels of a frame (the lab) or "sum" over them.
+    mse: "mean" over the pixels of a frame (the lab), "sum" over them, or "log": half the logarithm of a frame's mean.
+         That is the Gaussian likelihood in nats a pixel number with each frame's own best variance s^2 = MSE (Rybkin
+         et al. 2021, arXiv 2006.13202, eq. 8), and -1 / 8.69 of the frame's PSNR in dB: what the score averages.
     kld: "sum" over the latent numbers of a frame (the lab) or "mean" over them.
     l1: weight of the absolute error beside the squared one, reduced like it.
     Clips are averaged either way.
     """
 
-    mse: Literal["mean", "sum"] = "mean"
+    mse: Literal["mean", "sum", "log"] = "mean"
     kld: Literal["sum", "mean"] = "sum"
     l1: float = 0.0
 
@@ -59,17 +63,22 @@ class Elbo:
 
         Returns scalars: loss (what is differentiated), mse and kld (its two terms, sums over S).
         """
-        pixels = x[0, 0].numel() if self.mse == "mean" else 1
+        pixels = 1 if self.mse == "sum" else x[0, 0].numel()
         clips = x.shape[0]
         error = x_pred - x  # x is fp32, and so is the difference
         mse = error.square().sum() / (pixels * clips)
         kl = kld.sum() / (clips * (n_latent if self.kld == "mean" else 1))
-        loss = mse + beta * kl
+        reconstruction = mse
+        if self.mse == "log":  # the floor, an error of half a grey level, keeps a perfect frame from ruling the batch
+            frame = error.square().flatten(2).mean(2)
+            reconstruction = 0.5 * torch.log(frame + HALF_GREY_LEVEL**2).sum() / clips
+        loss = reconstruction + beta * kl
         if self.l1:
             loss = loss + self.l1 * error.abs().sum() / (pixels * clips)
         return {"loss": loss, "mse": mse, "kld": kl}
 
     def effective_beta(self, beta: float, pixels: int, n_latent: int) -> float:
         """The KL's weight against the squared error summed over pixels, with the KL summed over latents:
-        the two conventions on one scale. 2 s^2 in the Gaussian likelihood above."""
-        return beta * (pixels if self.mse == "mean" else 1) / (n_latent if self.kld == "mean" else 1)
+        the conventions on one scale. 2 s^2 in the Gaussian likelihood above. With "log", where s^2 is each frame's
+        own, the KL's weight against that likelihood: 1 is the evidence lower bound itself."""
+        return beta * (1 if self.mse == "sum" else pixels) / (n_latent if self.kld == "mean" else 1)

@@ -10,14 +10,19 @@ from torch import Tensor
 MAX_PSNR = 100.0  # of identical frames, instead of infinity: means stay finite
 
 
-def psnr_per_frame(pred: Tensor, truth: Tensor) -> Tensor:
+def psnr_per_frame(pred: Tensor, truth: Tensor, of: str = "frame") -> Tensor:
     """(N, T, C, H, W) in [0, 1] -> (N, T) decibel: 10 log10(1 / MSE) of each frame, at most 100 dB.
+
+    of: "frame" takes the MSE over all its numbers (the pose lab, Kaggle); "channel" takes that of each channel and then
+    the mean of their decibels (the BAIR lab and Denton and Fergus 2018), which is never lower.
 
     Predictions are clipped to [0, 1] first, as they are when they become images. The mean over frames is a mean
     of decibels, as on the lab's leaderboard, not the decibels of a mean error.
     """
-    mse = (pred.float().clamp(0, 1) - truth.float()).square().mean(dim=(-3, -2, -1))
-    return (-10 * torch.log10(mse.clamp_min(1e-30))).clamp(max=MAX_PSNR)
+    error = (pred.float().clamp(0, 1) - truth.float()).square()
+    mse = error.mean(dim=(-2, -1) if of == "channel" else (-3, -2, -1))
+    psnr = (-10 * torch.log10(mse.clamp_min(1e-30))).clamp(max=MAX_PSNR)
+    return psnr.mean(-1) if of == "channel" else psnr
 
 
 def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
@@ -42,7 +47,7 @@ def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = 11, sigma: float =
     return torch.cat(scores).view(pred.shape[:2])
 
 
-def baselines(truth: Tensor, n_past: int = 1) -> dict[str, dict[str, np.ndarray]]:
+def baselines(truth: Tensor, n_past: int = 1, psnr: str = "frame") -> dict[str, dict[str, np.ndarray]]:
     """Scores of two predictors that know nothing of the condition, for the frames n_past.. of (N, T, C, H, W).
 
     repeat_first repeats the last given frame for ever; copy_previous copies the *true* previous frame, which
@@ -53,12 +58,12 @@ def baselines(truth: Tensor, n_past: int = 1) -> dict[str, dict[str, np.ndarray]
         "repeat_first": truth[:, n_past - 1 : n_past].expand_as(target),
         "copy_previous": truth[:, n_past - 1 : -1],
     }
-    return {name: frame_scores(guess, target) for name, guess in guesses.items()}
+    return {name: frame_scores(guess, target, psnr) for name, guess in guesses.items()}
 
 
-def frame_scores(pred: Tensor, truth: Tensor) -> dict[str, np.ndarray]:
-    """{"psnr": (N, T), "ssim": (N, T)} as float32 arrays."""
+def frame_scores(pred: Tensor, truth: Tensor, psnr: str = "frame") -> dict[str, np.ndarray]:
+    """{"psnr": (N, T), "ssim": (N, T)} as float32 arrays; psnr as in `psnr_per_frame`."""
     return {
-        "psnr": psnr_per_frame(pred, truth).cpu().numpy().astype(np.float32),
+        "psnr": psnr_per_frame(pred, truth, psnr).cpu().numpy().astype(np.float32),
         "ssim": ssim_per_frame(pred, truth).cpu().numpy().astype(np.float32),
     }

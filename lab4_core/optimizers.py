@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lab4_core.muon import Muon
 from lab4_core.registry import check, register
 
 
@@ -18,6 +19,11 @@ class Optimizer:
 
     def __post_init__(self):
         check(self.lr > 0, "optimizer lr", self.lr, "more than 0")
+        for name in ("beta1", "beta2", "alpha", "momentum"):
+            value = getattr(self, name, 0.0)
+            check(0 <= value < 1, f"optimizer {name}", value, "a factor in [0, 1)")
+        decay = getattr(self, "weight_decay", 0.0)
+        check(decay >= 0, "optimizer weight_decay", decay, "0 or more")
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -72,3 +78,18 @@ class SGD(Optimizer):
 
     def build(self, parameters):
         return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+
+
+@register("optimizer", "muon")
+@dataclass(frozen=True, kw_only=True)
+class MuonAdamW(Optimizer):
+    """Muon for the kernels, AdamW for biases and norms (Jordan et al. 2024; see `muon.py`), with one learning rate of
+    AdamW's size for both."""
+
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.01
+
+    def build(self, parameters):
+        return Muon(parameters, self.lr, self.momentum, (self.beta1, self.beta2), self.weight_decay)

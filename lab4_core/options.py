@@ -99,7 +99,7 @@ def parse_value(text: str) -> Any:
     """A JSON value where the text is one, else the text."""
     try:
         return json.loads(text, parse_constant=str)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -121,14 +121,8 @@ def set_overrides(sets: Sequence[str]) -> dict[str, Any]:
     return {k: names(k, parse_value(v)) for k, v in parse_sets(sets).items()}
 
 
-def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
-    """Of two options with one meaning the one that is given."""
-    if value and lab_value and value != lab_value:
-        raise Lab4Error(f"{name} {value} and {lab_name} {lab_value}: they mean the same, expected one of them")
-    return value or local_path(lab_value)
-
-
-def dataset_root(data: str | None) -> str | None:
-    """The absolute path of the dataset that is named here or in $LAB4_DATA, if any: runs are read from elsewhere."""
-    root = data or os.environ.get("LAB4_DATA")
+def dataset_root(data: str | None, variable: str = "LAB4_DATA") -> str | None:
+    """The absolute path of the dataset that is named here or in the environment, if any: runs are read from
+    elsewhere. Which variable names it depends on the model (`presets.source`)."""
+    root = data or os.environ.get(variable)
     return str(Path(local_path(root)).expanduser().resolve()) if root else None

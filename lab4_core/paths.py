@@ -4,6 +4,8 @@ so every path that is not the user's own comes from here."""
 from __future__ import annotations
 
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +25,9 @@ def runs_dir(out: str | os.PathLike | None = None) -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file beside its place and move it there when it is whole.
+def replacing(path: str | os.PathLike, previous: str = "") -> Iterator[Path]:
+    """Write a file beside its place and move it there when it is whole. `previous`: a name that the old file is kept
+    under; at every instant one of the two is there.
 
     Yields the temporary path (same folder, same suffix). If the body raises, the old file is
     untouched and the temporary one is gone. A full disk or a read-only folder becomes a `Lab4Error`.
@@ -36,6 +39,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as f:  # on the disk before it takes the name
             os.fsync(f.fileno())
+        if previous and path.exists():
+            os.replace(path, path.with_name(previous))
         os.replace(temporary, path)
     except OSError as e:
         raise Lab4Error(
@@ -47,6 +52,28 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """`Path.write_text`, whole or not at all."""
+    """`Path.write_text`, whole or not at all. What is no Unicode (a file name of undecodable bytes) is written as
+    escapes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def free_memory() -> int:
+    """Bytes a process could still have (what the system keeps of files counts as free); where the system does not tell,
+    all there is, or more than any machine has."""
+    with suppress(OSError, ValueError, AttributeError):
+        return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return 2**62
+
+
+def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Delete the temporary files that a killed process left in `folder` itself. Only for who is alone there; where
+    others may be writing, those older than so many seconds."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            temporary = re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name) and path.is_file()
+            if temporary and time.time() - path.stat().st_mtime >= older_than:
+                path.unlink(missing_ok=True)

@@ -7,30 +7,92 @@ from typing import Any
 
 from lab4_core.config import Config, layer
 from lab4_core.errors import unknown
+from lab4_core.registry import check
+
+# For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights. Every clip begins with
+# a frame from elsewhere, so that the pose has to be read; for some the reference is the frame just before, so that what
+# has not moved is copied; and people are moved to places where no clip shows them.
+COMPACT: dict[str, Any] = {
+    "model": "compact",
+    "batch_size": 10,
+    "n_frames": 3,
+    "windows": "random",
+    "epochs": 20,
+    "optimizer": {"kind": "muon", "lr": 5e-3},
+    "lr_schedule": {"kind": "cosine", "warmup": 0.02},
+    "beta": 1e-4,
+    "loss.l1": 0.25,
+    "annealing.cycles": 4,
+    "teacher_forcing": {"kind": "constant", "ratio": 0.0},
+    "strategies": ["ema", "input_noise", {"kind": "distant_start", "share": 1.0, "near": 0.2}, "moved_person"],
+    "eval_every": 4,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The lab as it is handed out: every default of Config.
     "lab": {},
-    # For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights.
-    "compact": {
-        "model": "compact",
-        "batch_size": 10,
-        "n_frames": 3,
+    "compact": COMPACT,
+    # The same, wider and for longer: half an hour and more on two CPU cores.
+    "best": COMPACT | {"model": {"kind": "compact", "width": 48, "depth": 2}, "epochs": 100, "eval_every": 10},
+    # The lab's earlier version as report_001 ran it: 22.2 M parameters, 300 epochs of 600 iterations.
+    "svg-lab": {
+        "model": "svg",
+        "batch_size": 12,
+        "n_past": 2,
+        "n_frames": 12,
         "windows": "random",
-        "epochs": 20,
-        "optimizer": {"kind": "adamw", "lr": 2e-3},
+        "epochs": 300,
+        "steps": 180_000,
+        "optimizer": {"kind": "adam", "lr": 2e-3},
+        "lr_schedule": "constant",
+        "beta": 1e-4,
+        "annealing": {"kind": "cyclical", "cycles": 4, "unit": "step"},
+        "teacher_forcing": {"kind": "linear", "start_decay": 76, "decay_step": 1 / 225, "draw": "batch"},
+        "detach": False,
+        "grad_clip": 0.0,
+        "eval_every": 5,
+        "eval_frames": 12,
+        "psnr": "channel",
+    },
+    # The same idea for two CPU cores: folded pixels in the stead of the fine VGG stages, short clips, a mask that
+    # copies what does not move.
+    "svg-compact": {
+        "model": {
+            "kind": "svg",
+            "width": 32,
+            "g_dim": 64,
+            "z_dim": 8,
+            "rnn_size": 128,
+            "output": "mask",
+            "fold": 4,
+            # metres and radians of the BAIR data, to numbers that count beside the vector's
+            "cond_mean": [0, 0, 0, 0, 0.55, 0, 0.2],
+            "cond_std": [0.007, 0.007, 0.03, 0.2, 0.012, 0.018, 0.004],
+        },
+        "batch_size": 8,
+        "n_past": 2,
+        "n_frames": 6,
+        "windows": "random",
+        "epochs": 40,
+        "optimizer": {"kind": "muon", "lr": 5e-3},
         "lr_schedule": {"kind": "cosine", "warmup": 0.02},
         "beta": 1e-4,
-        "loss.l1": 0.25,
-        "annealing.cycles": 4,
-        "teacher_forcing": {"kind": "constant", "ratio": 0.0},
-        "strategies": ["ema", "input_noise", "distant_start"],
+        "annealing": {"kind": "cyclical", "cycles": 4, "unit": "step"},
+        "teacher_forcing": {"kind": "linear", "start_decay": 1, "decay_step": 0.5, "draw": "batch"},
+        "detach": False,
+        "strategies": ["ema"],
         "eval_every": 4,
+        "eval_frames": 12,
+        "psnr": "channel",
     },
 }
 
+# The model decides what data it needs: (variable with their root, kind of the data there, kind without a root).
+POSES = ("LAB4_DATA", "lab4", "dancer")
+SOURCES = {"svg": ("BAIR_DATA", "bair", "robot")}
+
 PROFILES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 60, "epochs": 8, "eval_every": 0, "eval_frames": 120},
+    "smoke": {"steps": 150, "epochs": 10, "eval_every": 0, "eval_frames": 120},
     "demo": {"steps": 1000, "epochs": 20, "eval_every": 5},
     "full": {},
 }
@@ -44,13 +106,24 @@ def load_config(
 ) -> Config:
     """The configuration a command or notebook means: defaults, then preset, profile, dataset and overrides.
 
-    data: a folder in the LAB4 layout; without it `$LAB4_DATA`, and without that the synthetic dancer.
-    Raises `Lab4Error` for an unknown profile, preset or key.
+    data: a folder in the layout that the model needs; without it `$LAB4_DATA`, and without that the synthetic dancer;
+    for the svg model `$BAIR_DATA` and the robot twin. Raises `Lab4Error` for an unknown profile, preset or key.
     """
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
-    if preset not in PRESETS:
+    check(data is None or isinstance(data, (str, os.PathLike)), "data", data, "a folder with the dataset, as text")
+    variable, there, made_here = source(preset, overrides)
+    root = data or os.environ.get(variable)
+    dataset = {"data": {"kind": there, "root": str(root)} if root else made_here}
+    amount = dict(PROFILES[profile])
+    if amount.get("eval_frames", 0) > PRESETS[preset].get("eval_frames", 630):
+        del amount["eval_frames"]  # a profile shortens an evaluation and does not lengthen it
+    return Config.from_dict(layer({"name": preset}, PRESETS[preset], amount, dataset, overrides or {}))
+
+
+def source(preset: str, overrides: dict[str, Any] | None = None) -> tuple[str, str, str]:
+    """Where the data of a configuration come from: an entry of `SOURCES`, or `POSES`."""
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    root = data or os.environ.get("LAB4_DATA")
-    dataset = {"data": {"kind": "lab4", "root": str(root)}} if root else {}
-    return Config.from_dict(layer({"name": preset}, PRESETS[preset], PROFILES[profile], dataset, overrides or {}))
+    model = layer(PRESETS[preset], overrides or {}).get("model", "lab")
+    return SOURCES.get(model.get("kind") if isinstance(model, dict) else model, POSES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 
 class Progress:
@@ -19,17 +20,20 @@ class Progress:
             self._last = now
             spent = now - self._begin
             left = f"{_clock(spent / fraction - spent)} left" if 0.01 < fraction <= 1 else ""
-            self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
+            with suppress(OSError):  # whoever watched is gone: no reason to stop
+                self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
 
     def line(self, text: str) -> None:
         if self._bar is None:
-            print(f"{self.title}: {text}", flush=True)
+            with suppress(OSError):
+                print(f"{self.title}: {text}", flush=True)
         else:
             self._last = 0.0
 
     def close(self, text: str = "") -> None:
-        if self._bar:
-            self._bar(self.title, 1.0, text)
+        with suppress(OSError):
+            if self._bar:
+                self._bar(self.title, 1.0, text)
             if self._bar is _draw_terminal:
                 print(file=sys.stderr)
 

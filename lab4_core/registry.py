@@ -112,6 +112,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         if inner is tuple:
             if isinstance(value, (str, dict)):
                 value = [value] if value else []
+            if not isinstance(value, (list, tuple)):
+                raise Lab4Error(f"{where} = {value!r}: expected a list of names of a {family}, or dicts with 'kind'")
             return tuple(build(family, v) for v in value)
         return build(family, value)
     if origin is typing.Literal:
@@ -139,6 +141,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         elif hint is str:
             if isinstance(value, str):
                 return value
+        elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+            return value  # by way of a float a large one would become another number
         elif not isinstance(value, bool) and isinstance(value, (int, float, str)):
             number = float(value)
             if hint is float and number == number and abs(number) != float("inf"):

@@ -10,7 +10,7 @@ from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.export import export_html
 from lab4_core.paths import NOTEBOOKS, runs_dir
-from lab4_core.presets import load_config
+from lab4_core.presets import load_config, source
 from lab4_core.sweep import read_status, run_sweep
 
 ANNEALING = ("cyclical", "monotonic", "none")
@@ -27,8 +27,8 @@ def make_report(
 ) -> Path:
     """Train each KL-annealing type, then execute notebook 12 on the runs and export it; returns the page's path.
 
-    data: a folder in the LAB4 layout; by default `$LAB4_DATA`, else the synthetic dancer. out: the folder of the
-    report, by default `runs/report-<profile>` with the dataset's name behind it; made again with the same settings,
+    data: a folder in the layout of the preset's model; by default as in `load_config`. out: the folder of the report,
+    by default `runs/report-<profile>` with the preset and the dataset's name; made again with the same settings,
     it takes up the runs that are finished. overrides: further fields of the configuration, the same for every type.
     The page, `submission.csv`, the test clips' GIFs and the sweep's table lie in `out`. Raises `Lab4Error`
     when no run finished, with the reason of the first; a failed one beside finished ones shows as failed on the page.
@@ -36,10 +36,12 @@ def make_report(
     overrides = dict(overrides or {})
     seed = overrides.pop("seed", 0)
     minutes = overrides.pop("minutes", None) or 0.0
-    root = str(Path(data or os.environ.get("LAB4_DATA")).resolve()) if data or os.environ.get("LAB4_DATA") else ""
+    root = data or os.environ.get(source(preset, overrides)[0])
+    root = str(Path(root).resolve()) if root else ""
     # read or render the data once, before several runs would do it side by side; and stop here if they are wrong
     load_data(load_config(profile, preset, root or None, overrides))
-    name = f"report-{profile}" + (f"-{Path(root).name}" if root else "")  # one dataset's does not replace another's
+    name = "report" + (f"-{preset}" if preset != "compact" else "") + f"-{profile}"
+    name += f"-{Path(root).name}" if root else ""  # one dataset's does not replace another's
     folder = Path(out).expanduser().resolve() if out else runs_dir() / name
     common = {"profile": profile, "preset": preset, "data": root, "seed": seed, "minutes": minutes,
               "overrides": overrides}  # fmt: skip
@@ -61,9 +63,11 @@ def execute(notebook: Path, to: Path, parameters: dict[str, Any]) -> Path:
     print(f"report: executing {notebook.name}", flush=True)
     try:
         papermill.execute_notebook(str(notebook), str(to), parameters, kernel_name="python3", language="python",
-                                   cwd=str(notebook.parent), progress_bar=False)  # fmt: skip
+                                   cwd=str(notebook.parent), progress_bar=False, execution_timeout=3600)  # fmt: skip
     except papermill.PapermillExecutionError as e:
         raise Lab4Error(f"notebook {notebook.name} stopped in cell {e.cell_index}: {e.ename}: {e.evalue}") from e
+    except (RuntimeError, TimeoutError) as e:  # a kernel that died, a cell that hangs
+        raise Lab4Error(f"notebook {notebook.name} stopped: {type(e).__name__}: {e}") from e
     return to
 
 
@@ -71,6 +75,10 @@ def point_run(folder: str | os.PathLike):
     """The run of a sweep's point, or None with the reason where it did not come to one."""
     from lab4_core.runlog import Run
 
-    status = read_status(folder)
-    run = Run(Path(folder) / status["run"]) if status.get("run") else None
-    return run, status.get("reason")
+    status, folder = read_status(folder), Path(folder).resolve()
+    if not status.get("run"):
+        return None, status.get("reason")
+    path = (folder / str(status["run"])).resolve()
+    if not path.is_relative_to(folder):
+        raise Lab4Error(f"{folder / 'status.json'}: run = {status['run']!r} lies outside of the point's folder")
+    return Run(path), status.get("reason")

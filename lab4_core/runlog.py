@@ -1,15 +1,22 @@
 """A run's directory: what it was asked, what it logged, what came out. Reading one needs no torch.
 
-runs/<name>-<fingerprint>/  config.json  metrics.jsonl  result.json  scores.npz  last.pt  best.pt
+runs/<name>-<fingerprint>/  config.json  metrics.jsonl  result.json  scores.npz  last.pt  previous.pt  best.pt
+
+Every file is written beside its place and moved there when it is whole; metrics.jsonl is appended to, and cut back to
+where the checkpoint saw it when a run is resumed. So a run can be killed at any instant, and read at any other.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +25,12 @@ from filelock import FileLock, Timeout
 
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.paths import replacing, write_text
+from lab4_core.paths import remove_leftovers, replacing, write_text
 from lab4_core.scores import Score
+
+STATES = ("last.pt", "previous.pt")  # the state of the training, the newest first
+COMPUTED = ("result.json", *STATES, "best.pt", "scores.npz", "metrics.jsonl")  # in the order they may be deleted in
+BEST = "best_of"  # the name of the best samples among the arrays of scores.npz
 
 
 class Run:
@@ -44,21 +55,28 @@ class Run:
     def result(self) -> dict[str, Any]:
         """result.json, or {} before there is one."""
         path = self.dir / "result.json"
-        return read_json(path) if path.is_file() else {}
+        return checked_result(read_json(path), path) if path.is_file() else {}
 
     @property
     def finished(self) -> bool:
         return self.result.get("status") == "finished"
 
+    @property
+    def whole(self) -> bool:
+        """Whether what a finished run leaves for others is all there."""
+        return all((self.dir / name).is_file() for name in ("best.pt", "scores.npz", "metrics.jsonl"))
+
     def metrics(self, kind: str) -> list[dict[str, Any]]:
         """The records of a kind (step, epoch, eval) in metrics.jsonl, in order. A last line that is still being
         written is left out."""
         path = self.dir / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
         try:
+            lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
             records = [json.loads(line) for line in lines if line]
-        except ValueError as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise Lab4Error(f"{path}: not JSON lines ({e})") from e
+        if not all(isinstance(r, dict) for r in records):
+            raise Lab4Error(f"{path}: not JSON lines of records: expected an object a line")
         return [r for r in records if r.get("kind") == kind]
 
     def scores(self) -> Score | None:
@@ -72,54 +90,100 @@ class Run:
     def __repr__(self) -> str:
         result = self.result
         status = result.get("status", "not finished")
-        psnr = f", {result['psnr']:.2f} dB" if "psnr" in result else ""
+        psnr = f", {result['psnr']:.2f} dB" if result.get("psnr") is not None else ""
         return f"Run({self.name}: {status}{psnr})"
 
 
 def create(folder: Path, config: Config, anew: bool = False) -> Run:
-    """The run of a folder, made if it is new; `anew` writes its configuration again."""
-    if anew or not (folder / "config.json").is_file():
-        write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
+    """The run of a folder, made if it is new; `anew` writes its configuration again, as does one that cannot be
+    read: the folder's name says which one belongs there."""
+    if not anew and (folder / "config.json").is_file():
+        try:
+            return Run(folder)
+        except Lab4Error as e:
+            print(f"lab4: {e}; written again", file=sys.stderr)
+    write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
     return Run(folder)
 
 
 def reset(run: Run) -> None:
-    """Forget what a run computed, keep what it was asked."""
-    for name in ("metrics.jsonl", "result.json", "scores.npz", "last.pt", "best.pt"):
-        (run.dir / name).unlink(missing_ok=True)
+    """Forget what a run computed, keep what it was asked. Killed in the midst of it, the run counts as not begun."""
+    try:
+        for name in COMPUTED:
+            (run.dir / name).unlink(missing_ok=True)
+    except OSError as e:
+        raise Lab4Error(f"cannot delete {e.filename}: {e.strerror}; expected a folder that can be written to") from e
     shutil.rmtree(run.dir / "figures", ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise Lab4Error(f"{path}: cannot be read as JSON ({e})") from e
     if not isinstance(value, dict):
         raise Lab4Error(f"{path}: holds a {type(value).__name__}, expected an object")
     return value
 
 
-def write_score(path: Path, score: Score) -> None:
+def checked_result(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A result whose entries are of the types that tables and plots compute with; others may be anything."""
+    number = (int, float, type(None))
+    types = dict.fromkeys(("psnr", "ssim", "seconds", "effective_beta"), number)
+    types |= dict.fromkeys(("parameters", "steps", "best_epoch"), int)
+    types |= {"status": str, "reason": (str, type(None)), "baselines": dict, "protocol": dict, "data": dict}
+    for key, kind in types.items():
+        if key in result and not (isinstance(result[key], kind) and _moderate(result[key])):
+            raise Lab4Error(f"{path}: {key} = {str(result[key])[:80]!r}: expected a result that lab4 wrote")
+    for name, scores in result.get("baselines", {}).items():
+        if not isinstance(scores, dict) or not all(isinstance(v, number) and _moderate(v) for v in scores.values()):
+            raise Lab4Error(f"{path}: baselines: {name} = {str(scores)[:80]!r}: expected a result that lab4 wrote")
+    return result
+
+
+def _moderate(value: Any) -> bool:
+    """Whether a number is one that a float can hold: JSON's whole numbers have no end."""
+    return not isinstance(value, int) or abs(value) < 2**63
+
+
+def score_arrays(score: Score) -> dict[str, np.ndarray]:
+    """A score as named arrays: psnr, ssim, and `<baseline>.psnr`, `<baseline>.ssim` for each baseline."""
     arrays = {"psnr": score.psnr, "ssim": score.ssim}
-    for name, values in score.baselines.items():
+    for name, values in {**score.baselines, **({BEST: score.best_of} if score.best_of else {})}.items():
         arrays |= {f"{name}.{k}": v for k, v in values.items()}
+    return arrays
+
+
+def score_of(arrays: dict[str, Any], protocol: dict[str, Any], where: str) -> Score:
+    """The score of such arrays. Raises `Lab4Error` unless they are (clips, frames) of one shape."""
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    shape = arrays["psnr"].shape if "psnr" in arrays else ()
+    if "ssim" not in arrays or len(shape) != 2 or 0 in shape or {a.shape for a in arrays.values()} != {shape}:
+        raise Lab4Error(f"{where}: not the scores of a run; expected psnr and ssim by clip and frame")
+    if not all(a.dtype.kind == "f" for a in arrays.values()):
+        raise Lab4Error(f"{where}: not the scores of a run; expected floats")
+    baselines: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in arrays.items():
+        name, dot, metric = key.partition(".")
+        if dot:
+            baselines.setdefault(name, {})[metric] = value
+    if not all(b.keys() == {"psnr", "ssim"} for b in baselines.values()):
+        raise Lab4Error(f"{where}: not the scores of a run; expected psnr and ssim of every baseline")
+    return Score(arrays["psnr"], arrays["ssim"], baselines, protocol, baselines.pop(BEST, {}))
+
+
+def write_score(path: Path, score: Score) -> None:
     with replacing(path) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **score_arrays(score))
 
 
 def read_score(path: Path, protocol: dict[str, Any]) -> Score:
     try:
         with np.load(path, allow_pickle=False) as f:
-            arrays = dict(f)
-        baselines: dict[str, dict[str, np.ndarray]] = {}
-        for key, value in arrays.items():
-            name, dot, metric = key.partition(".")
-            if dot:
-                baselines.setdefault(name, {})[metric] = value
-        return Score(arrays["psnr"], arrays["ssim"], baselines, protocol)
-    except (OSError, ValueError, KeyError, EOFError) as e:
+            arrays = {key: f[key] for key in f.files}
+    except Exception as e:  # a damaged file fails in as many ways as it has bytes
         raise Lab4Error(f"{path}: not the scores of a run ({e})") from e
+    return score_of(arrays, protocol, str(path))
 
 
 class MetricsFile:
@@ -127,43 +191,85 @@ class MetricsFile:
     logged after the step it resumes from."""
 
     def __init__(self, path: Path, size: int = 0):
-        path.touch()
-        os.truncate(path, min(size, path.stat().st_size))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (until the end of the run)
-        self.size = path.stat().st_size
+        """Raises `Lab4Error` where it cannot be written. A file shorter than `size` is said and gone on with: a gap
+        in the log is no reason to lose the training."""
+        try:
+            path.touch()
+            there = path.stat().st_size
+            if there < size:
+                print(f"lab4: {path} lacks its last {size - there} bytes; the log has a gap there", file=sys.stderr)
+                size = path.read_bytes().rfind(b"\n") + 1
+            os.truncate(path, size)
+            self._file = open(path, "ab")  # noqa: SIM115 (until the end of the run)
+        except OSError as e:
+            raise Lab4Error(f"cannot write {path}: {e.strerror}; expected a folder that can be written to") from e
+        self.size = size
 
     def append(self, record: dict[str, Any]) -> None:
-        line = json.dumps({k: _short(v) for k, v in record.items()}) + "\n"
-        try:
+        line = (json.dumps({k: _short(v) for k, v in record.items()}) + "\n").encode()
+        with self._errors():
             self._file.write(line)
             self._file.flush()
-        except OSError as e:
-            raise Lab4Error(f"cannot write {self._file.name}: {e.strerror}; expected room left on the disk") from e
-        self.size += len(line.encode())
+        self.size += len(line)
+
+    def sync(self) -> None:
+        """To the disk: a checkpoint must not outlive the lines it counts on."""
+        with self._errors():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was said when it was appended
+            self._file.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise Lab4Error(f"cannot write {self._file.name}: {e.strerror}; expected room left on the disk") from e
+
+
+def are_sums(sums: Any, kinds: Collection[str]) -> bool:
+    """Whether these are the running sums of the records of `kinds`: a count and numbers (or scalar tensors) each."""
+    return (
+        isinstance(sums, dict)
+        and sums.keys() == set(kinds)
+        and all(isinstance(s, dict) and isinstance(s.get("n"), int) for s in sums.values())
+        and all(
+            isinstance(v, (int, float)) or getattr(v, "shape", None) == () for s in sums.values() for v in s.values()
+        )
+    )
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+    """Seven digits; null for what is not finite, which JSON has no word for."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 @contextmanager
-def owning(run: Run) -> Iterator[None]:
-    """Hold a run's directory. Raises `Lab4Error` naming the process that already holds it."""
-    lock = FileLock(str(run.dir / "lock"), timeout=0)
-    owner = run.dir / "lock.owner"
+def owning(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone. Raises `Lab4Error` naming the process that already holds it.
+
+    The lock is the kernel's: it ends with its process, however that ends.
+    """
+    lock, owner = FileLock(str(folder / "lock"), timeout=0), folder / "lock.owner"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as e:
-        who = owner.read_text() if owner.is_file() else "unknown"
-        raise Lab4Error(f"run {run.dir}: in use by process {who}; expected to be the only one that trains it") from e
-    except OSError as e:
-        raise Lab4Error(f"cannot write in {run.dir}: {e.strerror}; expected a folder that can be written to") from e
+        who = "unknown"
+        with suppress(OSError, ValueError):
+            who = owner.read_text(encoding="utf-8")[:200]
+        raise Lab4Error(f"{folder}: in use by process {who}; expected to be the only one that works there") from e
+    except (OSError, NotImplementedError) as e:
+        raise Lab4Error(f"cannot write in {folder}: {e}; expected a folder that can be written to") from e
     try:
-        owner.write_text(str(os.getpid()))
+        write_text(owner, f"{os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        remove_leftovers(folder)
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
         lock.release()

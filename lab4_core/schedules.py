@@ -49,7 +49,7 @@ class _Ramp(Annealing):
 
     def __post_init__(self):
         check(0 <= self.start <= self.stop, f"{self.kind} annealing: start", self.start, f"0 to stop = {self.stop}")
-        check(self.ratio > 0, f"{self.kind} annealing: ratio", self.ratio, "more than 0")
+        check(self.ratio >= 1e-6, f"{self.kind} annealing: ratio", self.ratio, "more than 0, a millionth at least")
 
 
 @register("annealing", "cyclical")
@@ -61,7 +61,7 @@ class Cyclical(_Ramp):
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.cycles >= 1, "cyclical annealing: cycles", self.cycles, "1 or more")
+        check(1 <= self.cycles <= 1_000_000, "cyclical annealing: cycles", self.cycles, "1 or more, to a million")
 
     def __call__(self, step, total_steps):
         return cycle_linear(step, total_steps, self.start, self.stop, self.cycles, self.ratio)
@@ -109,6 +109,9 @@ class MultiStep(LRSchedule):
     gamma: float = 0.1
     unit: Unit = "epoch"
 
+    def __post_init__(self):
+        check(0 < self.gamma <= 1, "multistep lr_schedule: gamma", self.gamma, "a factor in (0, 1]")
+
     def __call__(self, step, total_steps):
         return self.gamma ** sum(step >= m for m in self.milestones)
 
@@ -116,12 +119,33 @@ class MultiStep(LRSchedule):
 @register("lr_schedule", "constant")
 @dataclass(frozen=True, kw_only=True)
 class ConstantLR(LRSchedule):
-    """The learning rate as it is."""
+    """The learning rate as it is, after a linear warm-up over `warmup` of the training."""
 
+    warmup: float = 0.0
     unit: Unit = "step"
 
+    def __post_init__(self):
+        check(0 <= self.warmup < 1, "constant lr_schedule: warmup", self.warmup, "a share in [0, 1)")
+
     def __call__(self, step, total_steps):
-        return 1.0
+        return min(1.0, (step + 1) / (self.warmup * total_steps + 1))
+
+
+@register("lr_schedule", "step")
+@dataclass(frozen=True, kw_only=True)
+class StepLR(LRSchedule):
+    """x `gamma` every `every` epochs (or steps)."""
+
+    every: int = 10
+    gamma: float = 0.5
+    unit: Unit = "epoch"
+
+    def __post_init__(self):
+        check(self.every >= 1, "step lr_schedule: every", self.every, "1 or more")
+        check(0 < self.gamma <= 1, "step lr_schedule: gamma", self.gamma, "a factor in (0, 1]")
+
+    def __call__(self, step, total_steps):
+        return self.gamma ** (step // self.every)
 
 
 @register("lr_schedule", "cosine")

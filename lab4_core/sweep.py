@@ -3,10 +3,10 @@
     OUT/sweep.json                      the definition: every point and what it is run with
     OUT/points/<fingerprint>/           one point: params.json, status.json, executed.ipynb, log.txt, run/
     OUT/sweep.csv, OUT/sweep.html       one row a point, in the order of the definition
+    OUT/sweep.parquet                   the same with its types, where pyarrow is installed
 
 A point is a dict of `Config` keys (`{"annealing": "monotonic", "seed": 1}`), plus `profile` and `preset`.
-All state is in files, so an engine only has to start `run_one` somewhere that sees them: in a process of this
-machine, in a Ray task or in a Slurm job. The table is read back from the files in every case.
+All state is in files, wherever `sweep_engines.py` starts the points. The table is read back from them in every case.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import html
-import importlib
+import importlib.util
 import itertools
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.connection import wait
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import replacing, write_text
-from lab4_core.sweep_point import NOTEBOOK, RESULTS, TIMINGS, lost, read_status, run_one, settle, start
+from lab4_core.runlog import owning
+from lab4_core.sweep_engines import ENGINES
+from lab4_core.sweep_point import NOTEBOOK, RESULTS, TIMINGS, read_status
+from lab4_core.sweep_watch import watching
 
 PARAMETERS = ("profile", "preset", "seed", "minutes")  # of the notebook itself; any other key is an override of Config
+
+MOST_POINTS = 10_000
 
 Point = dict[str, Any]
 
@@ -42,28 +47,44 @@ def expand(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Point]
     Equal points are kept once. Raises `Lab4Error` for an axis without values or anything that is not a grid.
     """
     grids = [grid] if isinstance(grid, Mapping) else grid
-    if isinstance(grids, str) or not all(isinstance(g, Mapping) for g in grids):
+    if not isinstance(grids, (list, tuple)) or not all(isinstance(g, Mapping) for g in grids):
         raise Lab4Error(f"sweep {grid!r}: expected a mapping of keys to values, or a list of such mappings")
     points = []
     for one in grids:
         axes = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in one.items()}
         for key, values in axes.items():
+            if not isinstance(key, str):
+                raise Lab4Error(f"sweep: key {key!r}: expected the name of a field of the configuration")
             if not len(values):
                 raise Lab4Error(f"sweep: {key} = []: expected at least one value")
+        if (count := math.prod(map(len, axes.values()))) > MOST_POINTS:
+            raise Lab4Error(f"sweep: {count} points: expected at most {MOST_POINTS}")
         points += [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     return list({_digest(p): p for p in points}.values())
 
 
 def read_file(path: str | os.PathLike) -> list[Point]:
     """The points of a YAML (or JSON) file: a mapping is a grid, a list is a list of points or grids."""
+    grid = read_yaml(path)
+    return expand({} if grid is None else grid)
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """What a YAML file holds. Raises `Lab4Error` for a file that cannot be read or is not YAML."""
     import yaml
 
     try:
-        return expand(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as e:
         raise Lab4Error(f"cannot read the sweep {path}: {e.strerror}") from e
-    except yaml.YAMLError as e:
-        raise Lab4Error(f"the sweep {path} is not YAML: {' '.join(str(e).split())}") from e
+    except UnicodeDecodeError as e:
+        raise Lab4Error(f"the sweep {path} is not YAML: no plain text at byte {e.start}") from e
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, default=str)  # an alias to itself is YAML, and no grid
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as e:
+        raise Lab4Error(f"the sweep {path} is not YAML of plain values: {' '.join(str(e).split())}") from e
+    return value
 
 
 def notebook_parameters(point: Point, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,105 +101,6 @@ def fingerprint(params: Mapping[str, Any]) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-# --------------------------------------------------------------------------------------------- engines
-# An engine runs jobs (the arguments of `run_one`), at most `slots` at once, and yields each one's folder as it ends.
-
-Job = tuple[dict[str, Any], Path, Path, int]
-
-
-def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
-    """Processes of this machine."""
-    waiting, live = list(jobs), {}
-    try:
-        while waiting or live:
-            while waiting and len(live) < slots:
-                job = waiting.pop(0)
-                process = start(*job)
-                live[process.sentinel] = process, job[1]
-            for sentinel in wait(list(live)):
-                process, folder = live.pop(sentinel)
-                process.join()
-                settle(folder, process.exitcode)
-                yield folder
-    finally:
-        for process, _ in live.values():
-            process.terminate()
-
-
-def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
-    """Ray tasks, on a cluster of this machine or at `address`."""
-    ray = _extra("ray")
-    address = options.get("address")
-    started = not ray.is_initialized()
-    if started:
-        local = {} if address else {"num_cpus": slots, "include_dashboard": False}
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="error", **local)
-        except Exception as e:  # that is what it raises when its node is not up within its own 15 seconds
-            raise Lab4Error(f"Ray did not start: {e} (on a busy machine: ray start --head, then --address auto)") from e
-    try:
-        task = ray.remote(num_cpus=1, max_retries=0)(run_one)
-        waiting, live = list(jobs), {}
-        while waiting or live:
-            while waiting and len(live) < slots:
-                job = waiting.pop(0)
-                live[task.remote(*job)] = job[1]
-            done, _ = ray.wait(list(live), num_returns=1)
-            for ref in done:
-                folder = live.pop(ref)
-                try:
-                    ray.get(ref)
-                except ray.exceptions.RayError as e:
-                    lost(folder, e)
-                yield folder
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
-    """Slurm jobs through submitit; with `cluster` "local" or "debug", submitit's own stand-ins for a cluster."""
-    submitit = _extra("submitit")
-    executor = submitit.AutoExecutor(folder=options["out"] / "slurm", cluster=options.get("cluster"))
-    executor.update_parameters(
-        name="lab4", timeout_min=options.get("timeout_min") or 240, cpus_per_task=max(1, jobs[0][3])
-    )
-    if options.get("partition"):
-        executor.update_parameters(slurm_partition=options["partition"])
-    waiting, live = list(jobs), {}
-    try:
-        while waiting or live:
-            while waiting and len(live) < slots:
-                job = waiting.pop(0)
-                live[executor.submit(run_one, *job)] = job[1]
-            done = [job for job in live if job.done()]
-            for job in done:
-                folder = live.pop(job)
-                if (error := job.exception()) is not None:
-                    lost(folder, error)
-                yield folder
-            if not done:
-                time.sleep(0.5)
-    finally:
-        for job in live:
-            job.cancel()
-
-
-ENGINES: dict[str, Callable[[Sequence[Job], int, Mapping[str, Any]], Iterator[Path]]] = {
-    "local": _local,
-    "ray": _ray,
-    "slurm": _slurm,
-}
-
-
-def _extra(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as e:
-        extra = {"submitit": "slurm"}.get(module, module)
-        raise Lab4Error(f"the engine needs {module}, which is not installed: pip install 'lab4[{extra}]'") from e
 
 
 # ------------------------------------------------------------------------------------------- the sweep
@@ -198,9 +120,10 @@ def run_sweep(
 
     common: notebook parameters all points share (profile, preset, data, minutes, seed, overrides).
     slots: points at the same time, each with its share of the cores; 0 is one for every two cores.
-    options: of an engine: address (ray), cluster, partition and timeout_min (slurm).
-    Raises `Lab4Error` for an unknown engine, no points, or an engine that is not installed; a point that
-    fails is a row with its reason.
+    options: timeout_min, the minutes after which a point counts as failed (4 hours on Slurm, a day elsewhere); and of
+    an engine: address (ray), cluster and partition (slurm).
+    Raises `Lab4Error` for an unknown engine, no points, an engine that is not installed, or a folder that another
+    sweep is at work in; a point that fails is a row with its reason.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -210,26 +133,34 @@ def run_sweep(
     slots = slots or max(1, cores // 2)
     if slots < 1:
         raise Lab4Error(f"slots = {slots}: expected 1 or more")
+    minutes = (options or {}).get("timeout_min") or (240 if engine == "slurm" else 24 * 60)
+    if minutes < 0:
+        raise Lab4Error(f"timeout_min = {minutes}: expected minutes, more than 0")
     params = [notebook_parameters(point, common or {}) for point in points]
     folders = [out / "points" / fingerprint(p) for p in params]
-    write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
-
-    todo = {
-        folder: (p, folder, Path(notebook), max(1, cores // slots))
-        for p, folder in zip(params, folders)
-        if read_status(folder).get("status") != "finished"
-    }
-    done = len(points) - len(todo)
-    say(f"sweep: {len(points)} points, {done} finished before, {len(todo)} to run on {engine}, {slots} at a time")
-    names = dict(zip(folders, points))
-    begin = time.time()
-    jobs = ENGINES[engine](list(todo.values()), slots, {**(options or {}), "out": out}) if todo else ()
-    for ended, folder in enumerate(jobs, start=1):
-        left = (time.time() - begin) / ended * (len(todo) - ended)
-        say(f"sweep: {done + ended}/{len(points)}  {_line(names[folder], read_status(folder))}  {_duration(left)} left")
-        write_table(table(points, folders), out)
-    rows = table(points, folders)
-    write_table(rows, out)
+    options = {**(options or {}), "minutes": minutes, "out": out}
+    with owning(out):
+        write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
+        todo = {
+            folder: (p, folder, Path(notebook), max(1, cores // slots), minutes)
+            for p, folder in zip(params, folders)
+            if read_status(folder).get("status") != "finished"
+        }
+        done = len(points) - len(todo)
+        say(f"sweep: {len(points)} points, {done} finished before, {len(todo)} to run on {engine}, {slots} at a time")
+        names = {folder: _name(point) for folder, point in zip(folders, points)}
+        begin = time.time()
+        jobs = ENGINES[engine](list(todo.values()), slots, options) if todo else ()
+        with watching({folder: names[folder] for folder in todo}, say):
+            for ended, folder in enumerate(jobs, start=1):
+                left = _duration((time.time() - begin) / ended * (len(todo) - ended))
+                outcome = _outcome(read_status(folder))
+                say(f"sweep: {done + ended}/{len(points)}  {names[folder]}: {outcome}  {left} left")
+                write_table(table(points, folders), out)
+        rows = table(points, folders)
+        write_table(rows, out)
+    if importlib.util.find_spec("pyarrow"):
+        write_parquet(rows, out)
     return rows
 
 
@@ -264,19 +195,40 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     )
 
 
+def write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """sweep.parquet: numbers stay numbers and what is missing stays missing. A column of several types becomes text."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    for key, values in columns.items():
+        if len({float if type(v) is int else type(v) for v in values if v is not None}) > 1:
+            columns[key] = [None if v is None else str(v) for v in values]
+    with replacing(out / "sweep.parquet") as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+
+
 def _cell(value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list, tuple)) else value
+
+
+def cell_text(value: Any) -> str:
+    """A cell of the table as its CSV has it: a table that was read again can be compared with one that was not."""
+    return "" if value is None else str(_cell(value))
 
 
 def _shown(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _line(point: Point, status: Mapping[str, Any]) -> str:
-    name = " ".join(f"{k}={_cell(v)}" for k, v in point.items())
+def _name(point: Point) -> str:
+    return " ".join(f"{k}={_cell(v)}" for k, v in point.items())
+
+
+def _outcome(status: Mapping[str, Any]) -> str:
     if status.get("status") == "finished":
-        return f"{name}: {status['psnr']:.2f} dB"
-    return f"{name}: {status.get('status')}: {status.get('reason')}"
+        return f"{status['psnr']:.2f} dB"
+    return f"{status.get('status')}: {status.get('reason')}"
 
 
 def _duration(seconds: float) -> str:

@@ -15,8 +15,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import NOTEBOOKS, ROOT, write_text
+from lab4_core.runlog import checked_result, read_json
 
 NOTEBOOK = NOTEBOOKS / "06_train.ipynb"
 RESULTS = ("psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr", "best_epoch", "steps", "parameters",
@@ -25,15 +28,20 @@ TIMINGS = ("seconds", "wall_seconds")
 
 
 def run_one(
-    params: dict[str, Any], folder: str | os.PathLike, notebook: str | os.PathLike = NOTEBOOK, threads: int = 0
+    params: dict[str, Any],
+    folder: str | os.PathLike,
+    notebook: str | os.PathLike = NOTEBOOK,
+    threads: int = 0,
+    minutes: float = 0.0,
 ) -> dict[str, Any]:
     """Execute `notebook` with `params` in a process of its own and return the point's status.
 
     The process works in the notebook's folder, uses `threads` cores (0: torch's own choice) and leaves
     params.json, executed.ipynb, log.txt, status.json and the run directory under `folder`. It never raises
-    for a notebook that fails: the status says "failed" and why.
+    for a notebook that fails, nor for one that takes longer than `minutes` (0: as long as it likes; an execution can
+    hang): the status says "failed" and why.
     """
-    process = start(params, Path(folder), Path(notebook), threads)
+    process = start(params, Path(folder), Path(notebook), threads, minutes)
     try:
         process.join()
     except BaseException:
@@ -42,12 +50,15 @@ def run_one(
     return settle(Path(folder), process.exitcode)
 
 
-def start(params: dict[str, Any], folder: Path, notebook: Path, threads: int) -> multiprocessing.Process:
+def start(
+    params: dict[str, Any], folder: Path, notebook: Path, threads: int, minutes: float = 0.0
+) -> multiprocessing.Process:
     if not notebook.is_file():
         raise Lab4Error(f"no notebook {notebook}: a sweep executes it at every point")
     folder = folder.resolve()
     write_text(folder / "params.json", json.dumps(params, indent=1))
-    write_text(folder / "status.json", json.dumps({"status": "running", "pid": os.getpid()}))
+    if read_status(folder).get("status") == "failed":  # what it failed of before is not what it may fail of now
+        (folder / "status.json").unlink()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     if threads:
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -56,17 +67,29 @@ def start(params: dict[str, Any], folder: Path, notebook: Path, threads: int) ->
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
         context.set_forkserver_preload(["papermill", __name__])
-    process = context.Process(target=_execute, args=(params, folder, notebook.resolve(), env))
+    process = context.Process(target=_execute, args=(params, folder, notebook.resolve(), env, minutes))
     process.start()
     return process
 
 
-def _execute(params: dict[str, Any], folder: Path, notebook: Path, env: dict[str, str]) -> None:
+def _execute(params: dict[str, Any], folder: Path, notebook: Path, env: dict[str, str], minutes: float) -> None:
     """The body of a point's process."""
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its points
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    # A sweep that was killed may have left a Slurm job of this point behind: its result is waited for, not repeated.
+    with FileLock(str(folder / "lock")):
+        if read_status(folder).get("status") != "finished":
+            write_text(folder / "status.json", json.dumps({"status": "running", "pid": os.getpid()}))
+            if minutes:
+                limit = threading.Timer(60 * minutes, _die_of_time, (folder, minutes))
+                limit.daemon = True
+                limit.start()
+            _papermill(params, folder, notebook)
+
+
+def _papermill(params: dict[str, Any], folder: Path, notebook: Path) -> None:
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -98,10 +121,20 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
+def _die_of_time(folder: Path, minutes: float) -> None:
+    """A thread sees a hanging execution from outside. What was trained lies in the run: started again, it goes on."""
+    reason = f"not finished after {minutes:g} minutes, its time limit; started again, its training goes on"
+    write_text(folder / "status.json", json.dumps({"status": "failed", "reason": reason}))
+    os._exit(1)
+
+
 def _status(folder: Path, reason: str | None, wall_seconds: float) -> dict[str, Any]:
     """What the table shows of a point, from the `result.json` its run left."""
     results = sorted((folder / "run").glob("*/result.json"))
-    result = json.loads(results[0].read_text(encoding="utf-8")) if results else {}
+    try:
+        result = checked_result(read_json(results[0]), results[0]) if results else {}
+    except Lab4Error as e:
+        result, reason = {}, reason or str(e)
     status = "failed" if reason or not results else result.get("status", "failed")
     if status != "finished":
         reason = result.get("reason") or reason or f"the notebook ended without a finished run under {folder / 'run'}"
@@ -132,9 +165,13 @@ def settle(folder: Path, exitcode: int | None) -> dict[str, Any]:
 
 
 def read_status(folder: str | os.PathLike) -> dict[str, Any]:
-    """status.json of a point, {} where there is none."""
+    """status.json of a point, {} where there is none that can be read: such a point is run again."""
     path = Path(folder) / "status.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        status = read_json(path) if path.exists() else {}
+    except Lab4Error:
+        return {}
+    return status if isinstance(status.get("status"), str) else {}
 
 
 def lost(folder: Path, error: BaseException) -> None:

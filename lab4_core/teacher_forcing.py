@@ -50,20 +50,22 @@ class TeacherForcing:
 @dataclass(frozen=True, kw_only=True)
 class Linear(TeacherForcing):
     """The lab's: `ratio` until epoch `start_decay` (`tfr`, `tfr_sde`), from which every epoch takes
-    `decay_step` (`tfr_d_step`) off, down to 0."""
+    `decay_step` (`tfr_d_step`) off, down to `floor`."""
 
     ratio: float = 1.0
     start_decay: int = 10
     decay_step: float = 0.1
+    floor: float = 0.0
 
     def __post_init__(self):
         check(0 <= self.ratio <= 1, "teacher_forcing ratio", self.ratio, "a probability in [0, 1]")
         check(self.start_decay >= 0, "teacher_forcing start_decay", self.start_decay, "an epoch, 0 or more")
         check(self.decay_step >= 0, "teacher_forcing decay_step", self.decay_step, "0 or more")
+        check(0 <= self.floor <= 1, "teacher_forcing floor", self.floor, "a probability in [0, 1]")
 
     def ratio_at(self, epoch, epochs):
         # the template updates after the epoch counter has moved: epoch start_decay already decays once
-        return max(0.0, self.ratio - self.decay_step * max(0, epoch - self.start_decay + 1))
+        return max(self.floor, self.ratio - self.decay_step * max(0, epoch - self.start_decay + 1))
 
 
 @register("teacher_forcing", "constant")

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lab4_core import accel
+from lab4_core import accel, distributed, paths
+from lab4_core.checkpoint import check_like
 from lab4_core.clock import Position
 from lab4_core.config import Config
-from lab4_core.data import Clips
+from lab4_core.data import Clips, VideoData
 from lab4_core.data.windows import gather
+from lab4_core.errors import Lab4Error
+from lab4_core.evaluation import check_lengths
 from lab4_core.models.base import VideoPredictor
+from lab4_core.strategies import correction
 
-NOISE, REFERENCE, JUMP = 0xE95, 0x4EF, 0xBE6  # keep the draws of the noise, the references and the jumps apart
+NOISE, REFERENCE, JUMP, AUGMENT = 0xE95, 0x4EF, 0xBE6, 0xA46  # tags that keep draws for different ends apart
 
 
 def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredictor:
-    """The model a configuration asks for, its first weights drawn from `cfg.seed` alone."""
+    """The model a configuration asks for, its first weights drawn from `cfg.seed` alone; one that knows the scene
+    starts from that of the clips."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         model = cfg.model.build(tuple(clips.frames.shape[1:]), tuple(clips.cond.shape[1:]))
+    if model.knows_scene:
+        model.start_from(clips.scene.cpu())
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -47,6 +55,12 @@ class Batch:
     reference: tuple[Tensor, Tensor] | None
     starts: np.ndarray
 
+    def rows(self, some: slice) -> Batch:
+        """Some of the clips; what is said of the batch stays said of all of it."""
+        reference = self.reference and tuple(v[some] for v in self.reference)
+        return replace(self, frames=self.frames[some], cond=self.cond[some], gt_weight=self.gt_weight[some],
+                       reference=reference)  # fmt: skip
+
 
 def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_reference: bool) -> Batch:
     """The batch of a step: a pure function of the seed and the position."""
@@ -55,23 +69,58 @@ def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_referen
     weight = cfg.teacher_forcing.gt_weight(cfg.seed, step, at.epoch, at.epochs, len(starts), cfg.n_frames - 1)
     weight[:, : cfg.n_past] = 1.0
     rng = np.random.default_rng([REFERENCE, cfg.seed, step])
-    reference = other_frame(clips, starts, rng) if needs_reference else None
-    for strategy in (s for s in cfg.strategies if s.jumps):
-        jump = strategy.jump(len(starts), generator(frames.device, JUMP, cfg.seed, step))
-        for whole, other in zip((frames, cond), other_frame(clips, starts, rng)):
-            whole[:, 0] = torch.where(jump.view(-1, *[1] * (other.dim() - 1)), other, whole[:, 0])
+    jumping = [s for s in cfg.strategies if s.jumps]
+    # the clips, their reference frames, and the frames that some of them jump to: each (B, T, …) with its conditions
+    parts = [(frames, cond), *(other_frame(clips, starts, rng) for _ in range(needs_reference + len(jumping)))]
+    for strategy in (s for s in cfg.strategies if s.augments):
+        draws = generator(frames.device, AUGMENT, cfg.seed, step)
+        parts = augmented(strategy, parts, clips, at.step / at.steps, draws)
+    (frames, cond), *parts = parts
+    reference = tuple(x[:, 0] for x in parts.pop(0)) if needs_reference else None
+    for strategy, other in zip(jumping, parts):
+        jump, near = strategy.jump(len(starts), generator(frames.device, JUMP, cfg.seed, step))
+        first = frames[:, 0], cond[:, 0]
+        if reference is not None:
+            reference = _choose(near, first, reference)
+        frames[:, 0], cond[:, 0] = _choose(jump, (x[:, 0] for x in other), first)
     free = weight[:, cfg.n_past :]
     share = float(free.mean()) if free.size else 1.0
     gt_weight = torch.from_numpy(weight).to(frames.device)
     return Batch(frames, cond, gt_weight, bool((weight == 1).all()), share, reference, starts)
 
 
+def check_sizes(cfg: Config, data: VideoData) -> None:
+    """Raises `Lab4Error` for what would end a training late or without a word: validation clips with nothing to
+    predict, and a batch that this machine's memory cannot hold (the system would kill a notebook's kernel)."""
+    check_lengths(data.val, cfg, "val")
+    values = data.train.frames[0].numel() + data.train.cond[0].numel()
+    need, have = 4 * values * cfg.batch_size * cfg.n_frames, paths.free_memory()
+    if need > have:
+        raise Lab4Error(
+            f"batch_size = {cfg.batch_size}, n_frames = {cfg.n_frames}: a batch of {need / 1e9:.1f} GB, expected less "
+            f"than the {have / 1e9:.1f} GB of memory that are free; lower one of them"
+        )
+
+
 def other_frame(clips: Clips, starts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """For each window a frame drawn from anywhere in the window's clip, (B, C, H, W), and its condition (B, …)."""
+    """For each window a frame drawn from anywhere in the window's clip, (B, 1, C, H, W), its condition (B, 1, …)."""
     begins, ends = np.array(clips.spans).T
     clip = np.searchsorted(begins, starts, side="right") - 1
-    frame, cond = gather(clips, rng.integers(begins[clip], ends[clip]), 1)
-    return frame[:, 0], cond[:, 0]
+    return gather(clips, rng.integers(begins[clip], ends[clip]), 1)
+
+
+def _choose(which: Tensor, a, b) -> tuple[Tensor, ...]:
+    """For each clip the frame and the condition of a or of b."""
+    return tuple(torch.where(which.view(-1, *[1] * (x.dim() - 1)), x, y) for x, y in zip(a, b))
+
+
+def augmented(strategy, parts: list, clips: Clips, progress: float, rng: torch.Generator) -> list:
+    """The parts of a batch, each frames (B, T, …) and conditions, as a strategy changes them: by draws of their own, or
+    all alike."""
+    if strategy.augments_apart:
+        return [strategy.augment(*part, clips, progress, rng) for part in parts]
+    whole = strategy.augment(*(torch.cat(x, 1) for x in zip(*parts)), clips, progress, rng)
+    return list(zip(*(x.split([frames.shape[1] for frames, _ in parts], 1) for x in whole)))
 
 
 class Learner:
@@ -84,24 +133,41 @@ class Learner:
         self.optimizer = cfg.optimizer.build(self.parameters)
         self.memory = [s.start(model) for s in cfg.strategies]
         self._feeding = [s for s in cfg.strategies if s.feeds]
+        self._correct = correction(cfg.strategies)
+        self._unroll = distributed.averaging(model)
 
     def step(self, batch: Batch, step: int, beta: float, lr: float) -> dict[str, Tensor]:
-        """Forward, backward, clip, update. Returns scalar tensors loss, mse, kld, grad_norm, not yet read back."""
+        """Forward, backward, clip, update. Returns scalar tensors loss, mse, kld, grad_norm, not yet read back.
+
+        With `skip_nonfinite` the loss and the gradient are read back, and where they are not finite nothing changes
+        and `skipped` is returned too.
+        """
         cfg, model = self.cfg, self.model
         rng = generator(self.device, NOISE, cfg.seed, step)
         b, frames = batch.gt_weight.shape
         eps = torch.randn(b, frames, *model.latent_shape, generator=rng, device=self.device)
+        if distributed.size() > 1:  # of one draw for the whole batch; what the strategies draw differs by process
+            batch, eps = batch.rows(distributed.share(b)), eps[distributed.share(b)]
+            rng = generator(self.device, NOISE, cfg.seed, step, 1 + torch.distributed.get_rank())
 
         def feed(x_in: Tensor, x_last: Tensor) -> Tensor:
             for strategy in self._feeding:
                 x_in = strategy.feed(x_in, x_last, rng)
             return x_in
 
+        hooks = {"feed": feed} if self._feeding else {}
+        if self._correct:
+            hooks["correct"] = self._correct
         model.train()
-        with accel.autocast(self.device, self.dtype):
-            out = model.unroll(
+        guard = cfg.skip_nonfinite > 0
+        buffers = [b.clone() for b in model.buffers()] if guard else []
+        with ExitStack() as around:
+            around.enter_context(accel.autocast(self.device, self.dtype))
+            for strategy in cfg.strategies:
+                around.enter_context(strategy.during(model, rng))
+            out = self._unroll(
                 batch.frames, batch.cond, batch.gt_weight, eps, cfg.n_past, detach=cfg.detach, forced=batch.forced,
-                reference=batch.reference, feed=feed if self._feeding else None,
+                reference=batch.reference, **hooks,
             )  # fmt: skip
         n_latent = out.mu[0, 0].numel()
         # a tensor, not a float: a captured graph would freeze a float, and annealing would silently stop
@@ -109,13 +175,23 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         limit = cfg.grad_clip or float("inf")
+        terms = distributed.mean(terms)
         terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        if guard and not torch.isfinite(terms["loss"] + terms["grad_norm"]):
+            for buffer, before in zip(model.buffers(), buffers):  # the forward pass moved the running statistics
+                buffer.copy_(before)
+            return {name: value.detach() for name, value in terms.items()} | {"skipped": torch.tensor(True)}
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         for strategy, memory in zip(cfg.strategies, self.memory):
             strategy.after_step(model, memory, step)
         return {name: value.detach() for name, value in terms.items()}
+
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        """To be called after the last step of an epoch, before its evaluation."""
+        for strategy, memory in zip(self.cfg.strategies, self.memory):
+            strategy.after_epoch(self.model, memory, epoch, epochs)
 
     def eval_weights(self) -> dict[str, Tensor]:
         """The weights to evaluate: those of the last strategy that has some (EMA), else the trained ones."""
@@ -128,7 +204,31 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "memory": self.memory}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.memory = state["memory"]
+    def load_state_dict(self, state: dict[str, Any], where: str = "the state") -> None:
+        """Raises `Lab4Error` that begins with `where` when the state is not one of this model and optimizer."""
+        check_optimizer(self.optimizer, state.get("optimizer"), where)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.memory = state["memory"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+            raise Lab4Error(f"{where}: not a state of this model and optimizer ({e!r})") from e
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str) -> None:
+    """Raise `Lab4Error` unless `state` can be loaded into `optimizer`: torch itself takes a state of wrong shapes
+    and fails in the next step."""
+    try:
+        own = optimizer.state_dict()["param_groups"]
+        found, moments = state["param_groups"], state["state"]
+        check_like(own, found, f"{where}: optimizer: param_groups")
+        fits = all(f["params"] == o["params"] for f, o in zip(found, own))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for i, values in moments.items():
+            fits = fits and all(
+                not isinstance(v, Tensor) or v.numel() == 1 or v.shape == parameters[i].shape for v in values.values()
+            )
+    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as e:  # a tensor has values() too
+        raise Lab4Error(f"{where}: optimizer: no state of an optimizer ({e!r})") from e
+    if not fits:
+        raise Lab4Error(f"{where}: optimizer: a state of other parameters; expected one of this model and optimizer")

@@ -33,8 +33,11 @@ if not IS_WORKER:
 if IS_WORKER:  # two notebooks that train one configuration at one time would wait for one another's lock
     os.environ["LAB4_RUNS"] += "-" + os.environ["PYTEST_XDIST_WORKER"]
 
-hypothesis.settings.register_profile("lab4", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("lab4")
+# The same cases every time; with LAB4_LONG=1 other ones every time, and many more (see `tests/cases.py`).
+quiet = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
+hypothesis.settings.register_profile("lab4", deadline=None, derandomize=True, suppress_health_check=quiet)
+hypothesis.settings.register_profile("long", deadline=None, print_blob=True, suppress_health_check=quiet)
+hypothesis.settings.load_profile("long" if os.environ.get("LAB4_LONG") == "1" else "lab4")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

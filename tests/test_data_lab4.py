@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from lab4_core import paths
+from lab4_core.config import Config
 from lab4_core.data import Dancer, Lab4Folder, cache, load_data, write_lab4
 from lab4_core.data.cuts import find_cuts, find_starts
 from lab4_core.data.png import read_png
@@ -210,6 +211,17 @@ def test_cache_that_cannot_be_written_is_done_without(root, tmp_path, monkeypatc
 def test_load_data_decodes_once_a_process(root, monkeypatch):
     part = Lab4Folder(root=str(root))
     assert load_data(part) is load_data(Lab4Folder(root=str(root)))
+
+
+def test_a_training_clip_can_be_held_out(root):
+    data = {"kind": "lab4", "root": str(root)}
+    whole, less = (load_data(Config.from_dict({"data": data, "hold_out": clip})) for clip in (None, 0))
+    (a, b), (_, end) = whole.train.spans
+    assert torch.equal(less.val.frames, whole.train.frames[a:b]) and torch.equal(less.val.cond, whole.train.cond[a:b])
+    assert torch.equal(less.train.frames, whole.train.frames[b:end]) and less.train.starts == (0,)
+    assert less.digest == whole.digest, "the configuration tells them apart"
+    with pytest.raises(Lab4Error, match=r"hold_out = 2: .* has 2 training clips .* from 0 to 1"):
+        load_data(Config.from_dict({"data": data, "hold_out": 2}))
 
 
 def test_digest_is_of_the_content():

@@ -95,7 +95,7 @@ def test_lab_flags_yield_to_preset_profile_and_set(monkeypatch):
     monkeypatch.delenv("LAB4_DATA", raising=False)
     line = "train --preset compact --profile smoke --num_epoch 3 --tfr 0.5 --set teacher_forcing.draw=frame"
     cfg, _ = cli.parse(shlex.split(line)).configuration()
-    assert (cfg.model.kind, cfg.steps, cfg.epochs) == ("compact", 60, 3)
+    assert (cfg.model.kind, cfg.steps, cfg.epochs) == ("compact", 150, 3)
     assert (cfg.teacher_forcing.ratio, cfg.teacher_forcing.start_decay, cfg.teacher_forcing.draw) == (0.5, 10, "frame")
 
 

@@ -41,6 +41,18 @@ def test_elbo_conventions_by_hand():
     assert other["loss"] == pytest.approx(3 + 0.1 * 6 + 3 * 4 * 0.5)
 
 
+def test_the_log_likelihood_is_the_psnr_that_is_scored():
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 3, 8, 8)
+    pred = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
+    terms = Elbo(mse="log")(pred, x, torch.zeros(2, 3), 4, torch.tensor(1.0))
+    psnr = psnr_per_frame(pred, x).mean()
+    assert terms["loss"] == pytest.approx(-float(psnr) * 3 / (20 / math.log(10)), rel=1e-3)
+    assert terms["mse"] == pytest.approx(float((pred - x).square().mean()) * 3), "reported as it is everywhere"
+    assert torch.isfinite(Elbo(mse="log")(x, x, torch.zeros(2, 3), 4, torch.tensor(1.0))["loss"])
+    assert Elbo(mse="log").effective_beta(1 / 192, 192, 4) == 1, "the evidence lower bound itself"
+
+
 def test_effective_beta_makes_the_conventions_one():
     """Scaled by its effective beta, every convention has the gradient of summed error + that beta x summed KL."""
     lab = Elbo().effective_beta(1.0, pixels=3 * 32 * 64, n_latent=24576)
@@ -89,3 +101,13 @@ def test_baselines():
     assert base["repeat_first"]["psnr"][0].tolist() == pytest.approx(
         [-20 * math.log10(0.25 * k) for k in (1, 2, 3, 4)], abs=1e-3
     )
+
+
+def test_psnr_of_channels_by_hand():
+    """The BAIR lab's: decibels of each channel, then their mean. One pixel, squared errors 0.01, 0.1 and 0.0001."""
+    truth = torch.full((1, 1, 3, 1, 1), 0.5)
+    pred = torch.tensor([0.6, 0.5 + 0.1**0.5, 0.51]).view(1, 1, 3, 1, 1)
+    assert psnr_per_frame(pred, truth, "channel").item() == pytest.approx((20 + 10 + 40) / 3, abs=1e-3)
+    assert psnr_per_frame(pred, truth).item() == pytest.approx(10 * math.log10(3 / 0.1101), abs=1e-3)
+    x, y = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
+    assert (psnr_per_frame(x, y, "channel") >= psnr_per_frame(x, y) - 1e-4).all()

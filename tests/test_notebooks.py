@@ -15,10 +15,12 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 
 from lab4_core.export import check_offline, notebook_html
+from lab4_core.student_edition import blanked, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output", "nbval-skip", "raises-exception"}
+TAGS |= {"setup", "solution", "check"}  # what a student is given, has to write, and is checked by (student_edition.py)
 CELL_METADATA = {"tags", "jupyter", "slideshow", "editable"}
 
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
@@ -38,7 +40,7 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
 
 def test_the_story_is_there():
     numbers = [p.name[:2] for p in PATHS]
-    assert {"00", "06", "07", "08", "09", "12"} <= set(numbers)
+    assert {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "12"} <= set(numbers)
     assert len(set(numbers)) == len(numbers), "a number is given twice"
 
 
@@ -70,6 +72,58 @@ def test_it_opens_with_its_title(path: Path):
     assert re.match(r"# \S", first.source)
     titles = [c for c in cells(read(path), "markdown") if re.search(r"^# ", without_code(c.source), re.MULTILINE)]
     assert len(titles) == 1, "one title; its parts begin with ##"
+
+
+@every_notebook
+def test_its_bar_leads_to_its_neighbours(path: Path):
+    """Second paragraph: ◀ the notebook before, this one in bold, the one after ▶."""
+    bar = read(path).cells[0].source.split("\n\n")[1]
+    at = PATHS.index(path)
+    before, after = PATHS[at - 1] if at else None, PATHS[at + 1] if at + 1 < len(PATHS) else None
+    assert re.findall(r"\[◀[^]]*\]\(([^)]*)\)", bar) == ([before.name] if before else [])
+    assert re.findall(r"\[[^]]*▶\]\(([^)]*)\)", bar) == ([after.name] if after else [])
+    assert re.search(rf"\*\*{path.name[:2]} [^*]+\*\*", bar)
+
+
+@every_notebook
+def test_links_lead_to_files_that_exist(path: Path):
+    for target in re.findall(r"\]\(([^):]+\.(?:ipynb|md|py))\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).is_file(), target
+
+
+@every_notebook
+def test_nothing_says_when_or_where_it_ran(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d", text), "a timestamp"
+    assert '"papermill"' not in text.replace("papermill\\n", ""), "metadata of papermill"
+    for cell in cells(read(path), "code"):
+        assert [o for o in cell.outputs if o.get("name") == "stderr"] == [], cell.source[:80]
+
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@every_notebook
+def test_every_widget_has_a_static_twin(path: Path):
+    """The code cell before or after a widget shows a picture; nothing that hangs in a run without a browser."""
+    code = cells(read(path), "code")
+    for i, cell in enumerate(code):
+        assert not re.search(r"\binteract(?:ive)?\(|widgets\.Output\(", cell.source), cell.source[:80]
+        if not any(WIDGET in o.get("data", {}) for o in cell.outputs):
+            continue
+        assert re.search(r"def look\(", cell.source), "the picture is a pure function that the widget calls"
+        beside = [o.get("data", {}) for c in (code[i - 1], *code[i + 1 : i + 2]) for o in c.outputs]
+        assert any({"text/html", "image/png"} & set(data) and WIDGET not in data for data in beside), cell.source[:80]
+
+
+@every_notebook
+def test_every_exercise_can_be_taken_out_and_is_checked(path: Path):
+    """What `lab4 student-edition` needs: see student_edition.py."""
+    code = cells(read(path), "code")
+    for i, cell in enumerate(code):
+        if "solution" in tags(cell):
+            assert missing(blanked(cell.source)), cell.source[:80]
+            assert any("check" in tags(c) for c in code[i + 1 :]), f"no check after {cell.source[:80]}"
 
 
 def without_code(markdown: str) -> str:

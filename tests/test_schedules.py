@@ -24,7 +24,7 @@ def published_frange_cycle_linear(n_iter, start, stop, n_cycle, ratio):
 
 
 @pytest.mark.parametrize("n_iter", [1, 7, 10, 22, 70, 333])
-@pytest.mark.parametrize("n_cycle", [1, 3, 4, 10])
+@pytest.mark.parametrize("n_cycle", [1, 3, 4, 10, 100])
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.6, 1.0, 1.5, 2.0])
 @pytest.mark.parametrize("start", [0.0, 0.01, 0.015])
 def test_the_stateless_ramp_is_the_published_array(n_iter, n_cycle, ratio, start):
@@ -59,3 +59,8 @@ def test_learning_rate_schedules_by_hand():
     assert cosine(55, 100) == pytest.approx(0.5)
     assert cosine(99, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
     assert registry.build("lr_schedule", {"kind": "exponential", "gamma": 0.5})(3, 10) == 0.125
+    step = registry.build("lr_schedule", {"kind": "step", "every": 3, "gamma": 0.5})
+    assert [step(e, 10) for e in (0, 2, 3, 5, 6, 9)] == [1, 1, 0.5, 0.5, 0.25, 0.125]
+    assert [registry.build("lr_schedule", "constant")(s, 10) for s in range(10)] == [1.0] * 10
+    warm = registry.build("lr_schedule", {"kind": "constant", "warmup": 0.4})
+    assert [warm(s, 10) for s in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])

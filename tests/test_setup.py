@@ -27,6 +27,8 @@ TOOLS = {  # used, but by a command or by what it is to a user, not by an import
     "nbval": "make test",
     "pytest-xdist": "make test",
     "ruff": "make lint",
+    "ray": "lab4 sweep --engine ray",
+    "submitit": "lab4 sweep --engine slurm",
     "torchvision": "part of the frame the project was given: what a student adds to the models and transforms",
 }
 
@@ -142,8 +144,10 @@ def test_everything_imported_is_declared():
     declared |= {Requirement(r).name for extra in EXTRAS.values() for r in extra}
     for path in sources("lab4_core", "tests", "benchmarks", "notebooks"):
         unknown = imports(path) - declared - first_party - set(sys.stdlib_module_names)
-        # IPython comes with ipykernel, traitlets and jinja2 with nbconvert
-        assert not unknown - {"IPython"}, f"{path.relative_to(ROOT)} imports {unknown}: not in pyproject.toml"
+        # IPython and jupyter_client come with ipykernel, traitlets and jinja2 with nbconvert
+        assert not unknown - {"IPython", "jupyter_client"}, (
+            f"{path.relative_to(ROOT)} imports {unknown}: not in pyproject.toml"
+        )
 
 
 def test_every_dependency_earns_its_place():

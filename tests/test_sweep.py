@@ -12,9 +12,10 @@ import time
 import nbformat
 import pytest
 
-from lab4_core import sweep
+from lab4_core import sweep, sweep_watch
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
+from lab4_core.runlog import owning
 from lab4_core.sweep_point import read_status, run_one
 
 PARAMETERS = """
@@ -156,6 +157,31 @@ def test_killed_and_started_again_ends_in_the_same_table(notebook, tmp_path):
     assert len((tmp_path / "started").read_text().splitlines()) == 4  # none of them twice
 
 
+def test_a_point_that_hangs_is_ended_and_the_others_are_not(notebook, tmp_path):
+    """An execution by papermill can hang; the point says so, and its kernel dies with it."""
+    points = [{"annealing": "cyclical", "sleep": 600}, {"annealing": "monotonic"}]
+    options = {"timeout_min": 0.25}
+    rows = sweep.run_sweep(points, tmp_path / "out", slots=2, notebook=notebook, options=options)
+    assert rows[0]["status"] == "failed" and "not finished after 0.25 minutes, its time limit" in rows[0]["reason"]
+    if rows[1]["status"] != "finished":  # a machine on which starting a kernel takes longer
+        assert "its time limit" in rows[1]["reason"]
+    time.sleep(3)
+    assert "cyclical" not in (tmp_path / "started").read_text()
+    with pytest.raises(Lab4Error, match="timeout_min = -1"):
+        sweep.run_sweep(points, tmp_path / "out", notebook=notebook, options={"timeout_min": -1})
+
+
+def test_two_sweeps_do_not_work_in_one_folder(notebook, tmp_path):
+    with owning(tmp_path), pytest.raises(Lab4Error, match=f"in use by process {os.getpid()}"):
+        sweep.run_sweep([{"seed": 0}], tmp_path, notebook=notebook)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"status": 5}', b"[" * 100_000])
+def test_a_status_that_cannot_be_read_is_a_point_that_is_run_again(notebook, tmp_path, content):
+    (tmp_path / "status.json").write_bytes(content)
+    assert read_status(tmp_path) == {}
+
+
 def wait_until(true, process, seconds=90):
     end = time.monotonic() + seconds
     while not true():
@@ -163,20 +189,84 @@ def wait_until(true, process, seconds=90):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("slurm", "submitit")])
-def test_other_engines_give_the_same_table(engine, module, notebook, tmp_path):
-    if not importlib.util.find_spec(module):
-        pytest.skip(f"{module} is not installed: pip install 'lab4[{engine}]'")
-    points = sweep.expand({"annealing": ["cyclical", "wrong"]})
-    options = {"cluster": "local"} if engine == "slurm" else {}
+GRID = {"annealing": ["cyclical", "monotonic", "none"], "teacher_forcing.ratio": [0.0, 1.0], "seed": [0, 1]}
+SCORED = """
+import json
+from pathlib import Path
+import numpy as np
+from lab4_core.config import Config
+cfg = Config.from_dict({"teacher_forcing": "constant", "seed": seed, "epochs": 4, **overrides})
+betas = [cfg.annealing(e, cfg.epochs) for e in range(cfg.epochs)]
+weights = cfg.teacher_forcing.gt_weight(cfg.seed, 0, 0, cfg.epochs, 2, 15)
+noise = np.random.default_rng(cfg.seed).normal()
+run = Path(out) / f"stand-in-{cfg.fingerprint()}"
+run.mkdir(parents=True)
+(run / "result.json").write_text(json.dumps({
+    "status": "finished", "psnr": 25 - sum(betas) - float(weights.mean()) + noise, "ssim": 0.5, "steps": 4}))
+"""
+
+
+def points_on(engine, folder, notebook, options=None):
+    """The table of 3 annealing types x 2 teacher-forcing ratios x 2 seeds on an engine, its clock left out."""
     try:
-        rows = sweep.run_sweep(points, tmp_path / "a", slots=2, notebook=notebook, engine=engine, options=options)
+        rows = sweep.run_sweep(
+            sweep.expand(GRID), folder, slots=2, notebook=notebook, engine=engine, options=options, say=lambda _: None
+        )
     except Lab4Error as e:
         if "Ray did not start" not in str(e):
             raise
-        pytest.skip(f"{e}")  # Ray gives its own node 15 seconds, too few on a machine that is busy with other tests
-    assert compared(rows) == compared(sweep.run_sweep(points, tmp_path / "b", slots=2, notebook=notebook))
-    assert [row["status"] for row in rows] == ["finished", "failed"]
+        pytest.skip(f"{e}")  # Ray gives its own node 30 seconds, too few on a machine that is very busy
+    return compared(rows)
+
+
+@pytest.fixture(scope="module")
+def table_of_local(tmp_path_factory):
+    """(the notebook, its table on the local engine). What it computes is a pure function of the configuration."""
+    folder = tmp_path_factory.mktemp("engines")
+    cell = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    path = folder / "06_train.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(SCORED)]), path)
+    return path, points_on("local", folder / "local", path)
+
+
+@pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("slurm", "submitit")])
+def test_other_engines_give_the_same_table(engine, module, table_of_local, tmp_path):
+    pytest.importorskip(module)
+    notebook, expected = table_of_local
+    assert [row["status"] for row in expected] == ["finished"] * 12 and len({row["psnr"] for row in expected}) == 12
+    assert points_on(engine, tmp_path, notebook, {"cluster": "local"}) == expected
+
+
+def test_slurm_jobs_left_behind_are_waited_for_and_not_repeated(notebook, tmp_path):
+    """The sweep is killed, its job is not; the same sweep started again takes the job's result."""
+    pytest.importorskip("submitit")
+    points = sweep.expand({"annealing": ["cyclical", "monotonic"], "sleep": 4})
+    code = (
+        "from lab4_core import sweep; import sys, json\n"
+        "sweep.run_sweep(json.loads(sys.argv[1]), sys.argv[2], slots=1, notebook=sys.argv[3], engine='slurm',"
+        " options={'cluster': 'local'})\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(points), str(tmp_path / "out"), str(notebook)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    running = tmp_path / "out" / "points"
+    wait_until(lambda: running.is_dir() and any(read_status(f) for f in running.iterdir()), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "started").read_text() == "", "killed while the first point was running"
+    rows = sweep.run_sweep(points, tmp_path / "out", slots=2, notebook=notebook, engine="slurm",
+                           options={"cluster": "local"})  # fmt: skip
+    assert [(r["annealing"], r["psnr"]) for r in rows] == [("cyclical", 20.0), ("monotonic", 30.0)]
+    assert len((tmp_path / "started").read_text().splitlines()) == 2, "none of them twice"
+
+
+def test_parquet_keeps_the_types_of_the_table(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"point": "a", "seed": 1, "strategies": '["ema"]', "mixed": 1, "psnr": 20.5},
+            {"point": "b", "seed": 2, "strategies": None, "mixed": "x", "psnr": None}]  # fmt: skip
+    sweep.write_parquet(rows, tmp_path)
+    table = parquet.read_table(tmp_path / "sweep.parquet")
+    assert table.to_pylist() == [{**rows[0], "mixed": "1"}, rows[1]]
+    assert str(table.schema.field("seed").type) == "int64" and str(table.schema.field("psnr").type) == "double"
 
 
 def test_mistakes_are_one_clear_error(notebook, tmp_path):
@@ -194,3 +284,21 @@ def test_mistakes_are_one_clear_error(notebook, tmp_path):
 def test_an_engine_that_is_not_installed_says_how_to_get_it(notebook, tmp_path):
     with pytest.raises(Lab4Error, match=r"pip install 'lab4\[slurm\]'"):
         sweep.run_sweep([{"seed": 0}], tmp_path, engine="slurm", notebook=notebook)
+
+
+def test_a_sweep_says_how_far_its_points_are(tmp_path):
+    log = tmp_path / "a" / "run" / "compact-1" / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    assert sweep_watch.under_way(tmp_path / "a") == "" == sweep_watch.under_way(tmp_path / "nothing")
+    (log.parent / "config.json").write_text('{"epochs": 20}')
+    log.write_text('{"kind": "epoch", "epoch": 0}\n{"kind": "step", "epoch": 1}\n{"kind": "epoch", "epoch": 6}\n')
+    assert sweep_watch.under_way(tmp_path / "a") == "epoch 7/20"
+    said = []
+    with sweep_watch.watching({tmp_path / "a": "seed=1", tmp_path / "b": "seed=2"}, said.append, every=0.01):
+        time.sleep(0.3)
+        with log.open("a") as f:
+            f.write('{"kind": "epo')  # the point is writing
+        time.sleep(0.1)
+    assert said == ["sweep: under way: seed=1 epoch 7/20"]
+    (tmp_path / "a" / "status.json").write_text('{"status": "finished"}')
+    assert sweep_watch.under_way(tmp_path / "a") == ""

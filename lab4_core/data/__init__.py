@@ -9,30 +9,42 @@ from __future__ import annotations
 
 import functools
 
+from lab4_core.data.bair_folder import BairFolder
+from lab4_core.data.bair_tfrecord import convert_tfrecords
+from lab4_core.data.bair_write import write_bair
 from lab4_core.data.dancer import Dancer
 from lab4_core.data.lab4_folder import Lab4Folder
 from lab4_core.data.lab4_write import write_lab4
+from lab4_core.data.robot import Robot
 from lab4_core.data.store import Clips, Dataset, TestClip, VideoData, to_float
 
 __all__ = [
+    "BairFolder",
     "Clips",
     "Dancer",
     "Dataset",
     "Lab4Folder",
+    "Robot",
     "TestClip",
     "VideoData",
+    "convert_tfrecords",
     "load_data",
     "to_float",
+    "write_bair",
     "write_lab4",
 ]
 
 
 def load_data(cfg) -> VideoData:
-    """The dataset a configuration names (or a `Dataset` itself), loaded once in a process.
+    """The dataset a configuration names (or a `Dataset` itself), loaded once in a process; with `cfg.hold_out` that
+    clip of it stands in the place of val.
 
     Files that change later are seen by the next process. Raises `Lab4Error` naming the path and what was expected.
     """
-    return _load(cfg if isinstance(cfg, Dataset) else cfg.data)
+    if isinstance(cfg, Dataset):
+        return _load(cfg)
+    data = _load(cfg.data)
+    return data if cfg.hold_out is None else data.hold_out(cfg.hold_out)
 
 
 @functools.lru_cache(maxsize=4)

@@ -53,7 +53,7 @@ class Lab4Folder(Dataset):
 
     def __post_init__(self):
         for name in ("height", "width"):
-            check(getattr(self, name) >= 1, f"data lab4: {name}", getattr(self, name), "1 or more")
+            check(1 <= getattr(self, name) <= 4096, f"data lab4: {name}", getattr(self, name), "1 to 4096 pixels")
         length = self.clip_length
         check(length is None or length >= 2, "data lab4: clip_length", length, "2 or more")
 
@@ -70,6 +70,7 @@ class Lab4Folder(Dataset):
         progress.line(f"{total} PNGs (once; then cached)")
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for key, listing in folders.items():
+                check_memory(key, len(listing), self.height, self.width)
                 size = read_size(listing[0].path)
                 read = functools.partial(read_png, height=self.height, width=self.width, size=size)
                 arrays[key] = np.empty((len(listing), 3, self.height, self.width), np.uint8)
@@ -121,6 +122,8 @@ class Files:
             for name in images:
                 test[name] = (list_pngs(images[name], root)[:1], list_pngs(labels[name], root))
         sidecars = {s: p for s in splits if (p := root / s / "clips.csv").exists()}
+        for path in sidecars.values():
+            inside_root(path, root)
         return Files(root, splits, test, sidecars)
 
     def folders(self) -> dict[str, list[PNG]]:
@@ -135,7 +138,7 @@ class Files:
     def manifest(self) -> str:
         """Names, sizes and times of all files, as text: it changes when a file does."""
         listings = [tuple(png) for listing in self.folders().values() for png in listing]
-        return json.dumps([listings, {s: p.read_bytes().hex() for s, p in self.sidecars.items()}])
+        return json.dumps([listings, {s: read_sidecar(p) for s, p in self.sidecars.items()}])
 
 
 # ------------------------------------------------------------------ finding
@@ -145,19 +148,27 @@ def find_root(root: str) -> Path:
     """The folder `root`, or a `Lab4Error` that says what is wrong with it and which folder near it would fit."""
     if not root:
         raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
-    path = Path(root).expanduser()
-    if not path.is_absolute() and not path.exists():
-        path = paths.ROOT / path
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise Lab4Error(f"data root {root!r} {what}: {LAYOUT}")
-    path = path.resolve()
+    path = existing_folder(root, LAYOUT)
     if not is_root(path):
         near = [*sorted(p for p in path.iterdir() if p.is_dir()), *list(path.parents)[:3]]
         fits = next((p for p in near if is_root(p)), None)
         hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
         raise Lab4Error(f"data root {str(path)!r} has no folder train/train_img: {LAYOUT}{hint}")
     return path
+
+
+def existing_folder(root: str, layout: str) -> Path:
+    """The absolute path of a dataset's root, given from the working directory or from the checkout."""
+    try:
+        path = Path(root).expanduser()
+        if not path.is_absolute() and not path.exists():
+            path = paths.ROOT / path
+        if path.is_dir():
+            return path.resolve()
+        what = "is not a folder" if path.exists() else "does not exist"
+    except (OSError, ValueError, RuntimeError) as e:  # too long, a zero byte, no such user, links in a circle
+        what = f"cannot be one ({e})"
+    raise Lab4Error(f"data root {root!r} {what}: {layout}")
 
 
 def is_root(path: Path) -> bool:
@@ -206,7 +217,10 @@ def number_of(path: Path) -> int:
     digits = re.search(r"(\d+)$", path.stem)
     if not digits:
         raise Lab4Error(f"{path}: expected a name that ends with its number, such as 12.png or frame12.png")
-    return int(digits[1])
+    number = int(digits[1])
+    if number >= 2**63:
+        raise Lab4Error(f"{path}: frame {number}: expected a number below 2 to the power of 63")
+    return number
 
 
 def list_pngs(folder: Path, root: Path) -> list[PNG]:
@@ -237,17 +251,43 @@ def list_pngs(folder: Path, root: Path) -> list[PNG]:
 
 
 def inside_root(path: Path, root: Path) -> None:
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as e:
+        raise Lab4Error(f"{path} is a link that leads nowhere: expected a file inside the data root {root}") from e
     if not target.is_relative_to(root):
         raise Lab4Error(f"{path} is a link to {target}: expected a file inside the data root {root}")
+
+
+def read_sidecar(path: Path) -> str:
+    try:
+        if not path.is_file() or path.stat().st_size > 10_000_000:  # a pipe would be waited for, for ever
+            raise Lab4Error(f"{path}: expected a small text file with a column 'start'")
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise Lab4Error(f"{path} cannot be read: {e.strerror}; expected a text file with a column 'start'") from e
+    except UnicodeDecodeError as e:
+        raise Lab4Error(f"{path}: not plain text at byte {e.start}; expected a column 'start'") from e
+
+
+def check_memory(what: str, pictures: int, height: int, width: int) -> None:
+    """Raise `Lab4Error` before so much is asked for that the machine would end the process."""
+    need, have = pictures * 3 * height * width, paths.free_memory()
+    if need > have:
+        raise Lab4Error(
+            f"data lab4: {what}: {pictures} pictures of height = {height} and width = {width} are {need / 1e9:.1f} GB: "
+            f"expected at most the {have / 1e9:.1f} GB of memory that are free"
+        )
 
 
 def read_starts(path: Path, n_frames: int) -> tuple[int, ...]:
     """The column `start` of a clips.csv: 0 first, ascending, below the number of frames."""
     expected = f"{path}: expected a column 'start' that begins with 0 and ascends, below {n_frames} frames"
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(read_sidecar(path).splitlines()))
         starts = tuple(int(row["start"]) for row in rows)
+    except Lab4Error:
+        raise
     except (KeyError, TypeError, ValueError, csv.Error) as e:
         raise Lab4Error(f"{expected}, in whole numbers") from e
     if not starts or starts[0] != 0 or starts[-1] >= n_frames or any(b <= a for a, b in itertools.pairwise(starts)):

@@ -17,6 +17,14 @@ from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
 
 
+def check_new(root: str | os.PathLike) -> Path:
+    """The whole path of a folder that is to be made. Raises `Lab4Error` for one that holds something."""
+    root = Path(root).expanduser().resolve()
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise Lab4Error(f"{root} is not empty: expected the name of a new folder for the dataset")
+    return root
+
+
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
     """A folder to build in, beside `root`, that takes its name when the body ends and vanishes when it raises."""
@@ -43,9 +51,7 @@ def write_lab4(data: VideoData, root: str | os.PathLike, size: tuple[int, int] |
     (from another `size` only nearly the same pictures).
     Raises `Lab4Error` for a folder that is not empty, numeric conditions, or a disk that is full.
     """
-    root = Path(root).expanduser().resolve()
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise Lab4Error(f"{root} is not empty: expected the name of a new folder for the dataset")
+    root = check_new(root)
     if data.train.cond.ndim != 4 or data.val.cond.ndim != 4:
         raise Lab4Error(f"dataset {data.name!r} has conditions that are no pictures: the LAB4 layout cannot hold them")
     with new_folder(root) as building:

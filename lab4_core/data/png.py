@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
+import stat
+import struct
 
 import numpy as np
 from PIL import Image
@@ -14,12 +15,17 @@ MAX_PIXELS = 64_000_000  # a PNG of a few kB can unpack to gigabytes
 
 
 def _opened(path: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is the stricter one
-        im = Image.open(path)
-    if im.width * im.height > MAX_PIXELS:
-        raise Lab4Error(f"{path} has {im.width} x {im.height} pixels: expected at most {MAX_PIXELS:,} in all")
-    return im
+    """The picture, its size known from the first 24 bytes before anything unpacks it. No other format than PNG is
+    tried, whatever the name says: some of Pillow's readers start programs."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, for ever
+        raise Lab4Error(f"{path} is no regular file: expected a PNG picture")
+    with open(path, "rb") as f:
+        head = f.read(24)
+    if len(head) == 24 and head.startswith(b"\x89PNG\r\n\x1a\n"):
+        width, height = struct.unpack(">II", head[16:])
+        if width * height > MAX_PIXELS:
+            raise Lab4Error(f"{path} has {width} x {height} pixels: expected at most {MAX_PIXELS:,} in all")
+    return Image.open(path, formats=["PNG"])
 
 
 def _readable(path: str, read):
@@ -27,6 +33,8 @@ def _readable(path: str, read):
         return read()
     except Lab4Error:
         raise
+    except FileNotFoundError as e:
+        raise Lab4Error(f"{path} was there when its folder was listed and is gone now: expected a PNG picture") from e
     except Exception as e:  # PIL raises SyntaxError, ValueError, zlib and struct errors for bytes that are no PNG
         size = os.path.getsize(path) if os.path.exists(path) else 0
         raise Lab4Error(f"{path} ({size} bytes) cannot be decoded: expected a whole PNG picture ({e})") from e

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
+
+from lab4_core.data.scene import empty_scene
+from lab4_core.errors import Lab4Error
 
 
 @dataclass(frozen=True)
@@ -19,21 +24,35 @@ class Clips:
     cond: torch.Tensor
     starts: tuple[int, ...] = (0,)
 
+    @staticmethod
+    def joined(clips: list[tuple[torch.Tensor, torch.Tensor]]) -> Clips:
+        """Clips given one by one, each its frames and its conditions, as one split."""
+        frames, cond = (torch.cat(parts) for parts in zip(*clips))
+        starts = itertools.accumulate((len(x) for x, _ in clips[:-1]), initial=0)
+        return Clips(frames, cond, tuple(starts))
+
     @property
     def spans(self) -> list[tuple[int, int]]:
         """(begin, end) of every clip, end excluded."""
         return list(zip(self.starts, (*self.starts[1:], len(self.frames))))
 
+    @cached_property
+    def scene(self) -> torch.Tensor:
+        """The picture (C, H, W) in [0, 1] without the person, see `empty_scene`."""
+        return empty_scene(self.frames, self.cond)
+
 
 @dataclass(frozen=True)
 class TestClip:
-    """A clip to predict: first uint8 (n_past, C, H, W), cond (T, …) for all T frames, no ground truth."""
+    """A clip to predict: first uint8 (n, C, H, W), the frames that are given, and cond (T, …) for all T frames.
+    truth: all frames (T, C, H, W) where they are known, as in the BAIR layout."""
 
     __test__ = False  # its name is the field's, not a test's
 
     name: str
     first: torch.Tensor
     cond: torch.Tensor
+    truth: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,17 @@ class VideoData:
     val: Clips
     test: tuple[TestClip, ...]
     digest: str
+
+    def hold_out(self, clip: int) -> VideoData:
+        """The dataset with training clip number `clip` taken out of training and put in the place of val, for
+        leave-one-clip-out. Raises `Lab4Error` where there is no such clip, or no other."""
+        spans = self.train.spans
+        if not 0 <= clip < len(spans) or len(spans) < 2:
+            raise Lab4Error(f"hold_out = {clip}: {self.name} has {len(spans)} training clips whose cuts are known; "
+                            f"expected a number from 0 to {len(spans) - 1}, and a clip that is left")  # fmt: skip
+        rest = [span for i, span in enumerate(spans) if i != clip]
+        train, val = ([(self.train.frames[a:b], self.train.cond[a:b]) for a, b in s] for s in (rest, [spans[clip]]))
+        return replace(self, train=Clips.joined(train), val=Clips.joined(val))
 
 
 class Dataset:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 # What may be done to a frame before the model sees it as its input: feed(x_in, x_last) -> x_in, both (M, C, H, W);
-# x_last is the input of the step before.
+# x_last is the input of the step before. `correct` is the same for a prediction, before it becomes (part of) the input.
 Feed = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -30,7 +30,12 @@ class VideoPredictor(nn.Module):
     """
 
     latent_shape: tuple[int, ...]  # of one frame's z
-    needs_reference = False  # whether unroll wants a further frame of the clip, to know what the scene looks like
+    prior_name = "N(0, I)"  # what z is drawn from at test time, in words
+    needs_reference = False  # whether unroll wants a further frame of the clip, to know what the person looks like
+    knows_scene = False  # whether `start_from` is to be called with the training set's empty scene
+
+    def start_from(self, scene: Tensor) -> None:
+        """Called once for new weights: what the camera sees when nobody is there (C, H, W) in [0, 1]."""
 
     def unroll(
         self,
@@ -44,6 +49,7 @@ class VideoPredictor(nn.Module):
         forced: bool = False,
         reference: tuple[Tensor, Tensor] | None = None,
         feed: Feed | None = None,
+        correct: Feed | None = None,
     ) -> Unrolled:
         """The training computation on a clip, z from the posterior.
 
@@ -65,7 +71,8 @@ class VideoPredictor(nn.Module):
         raise NotImplementedError
 
     def step(self, x_prev: Tensor, cond_t: Any, z_t: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One frame of a rollout, z drawn from the prior by the caller: (B, C, H, W), and the next state. Pure."""
+        """One frame of a rollout: (B, C, H, W), and the next state. Pure. z_t (B, *latent_shape) is the caller's draw
+        from N(0, I): z itself, or what a model with a learned prior makes its z of."""
         raise NotImplementedError
 
 

@@ -42,7 +42,10 @@ class FrameCVAE(VideoPredictor):
         """p(x_t | x_{t-1}, c_t, z_t): previous frame, its features, condition, z -> (M, C, H, W)."""
         raise NotImplementedError
 
-    def unroll(self, frames, cond, gt_weight, eps, n_past=1, *, detach=True, forced=False, reference=None, feed=None):
+    def unroll(
+        self, frames, cond, gt_weight, eps, n_past=1, *,
+        detach=True, forced=False, reference=None, feed=None, correct=None,
+    ):  # fmt: skip
         b, steps = frames.shape[0], frames.shape[1] - 1
         x = frames.transpose(0, 1)  # (T, B, C, H, W)
         c_prev = None
@@ -61,7 +64,7 @@ class FrameCVAE(VideoPredictor):
         if forced:
             x_pred = self._decode_at_once(x, c, c_prev, z, ref, feed, shared)
         else:
-            x_pred = self._decode_in_turn(x, c, c_prev, z, ref, gt_weight, n_past, detach, feed)
+            x_pred = self._decode_in_turn(x, c, c_prev, z, ref, gt_weight, n_past, detach, feed, correct)
         wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
         kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
 
@@ -79,7 +82,7 @@ class FrameCVAE(VideoPredictor):
         h = self.encode_frame(x_in) if shared is None else shared[:-b]
         return self.decode(x_in, h, c, z, _map(ref, lambda r: r.repeat(steps, *[1] * (r.dim() - 1))), c_prev)
 
-    def _decode_in_turn(self, x, c, c_prev, z, ref, gt_weight, n_past, detach, feed: Feed | None):
+    def _decode_in_turn(self, x, c, c_prev, z, ref, gt_weight, n_past, detach, feed: Feed | None, correct: Feed | None):
         """Each prediction is, in part or whole, the next input."""
         steps, b = x.shape[0] - 1, x.shape[1]
         out, x_last, x_pred = [], x[0], x[0]
@@ -87,6 +90,7 @@ class FrameCVAE(VideoPredictor):
             x_in = x[t]
             if t >= n_past:
                 back = x_pred.detach() if detach else x_pred
+                back = correct(back, x_last) if correct else back
                 x_in = torch.lerp(back, x[t], gt_weight[:, t].view(b, 1, 1, 1).to(back.dtype))
             if feed is not None:
                 x_in = feed(x_in, x_last)

@@ -24,12 +24,19 @@ class LabCVAE(FrameCVAE):
     def __init__(self, cfg: Lab, height: int, width: int):
         super().__init__()
         f, label, n, d = cfg.f_dim, cfg.l_dim, cfg.n_dim, cfg.d_dim
+
+        def encoder(width: int) -> list[nn.Module]:
+            return [DepthConvBlock(width) for _ in range(cfg.encoder_depth)]
+
+        def generator(width: int) -> list[nn.Module]:
+            return [DepthConvBlock(width) for _ in range(cfg.generator_depth)]
+
         self.output, self.norm = cfg.output, cfg.norm
         self.latent_shape = (n, height, width)
         self.frame_transformation = nn.Sequential(
-            ResidualBlock(3, f // 8), DepthConvBlock(f // 8),
-            ResidualBlock(f // 8, f // 4), DepthConvBlock(f // 4),
-            ResidualBlock(f // 4, f // 2), DepthConvBlock(f // 2),
+            ResidualBlock(3, f // 8), *encoder(f // 8),
+            ResidualBlock(f // 8, f // 4), *encoder(f // 4),
+            ResidualBlock(f // 4, f // 2), *encoder(f // 2),
             nn.Conv2d(f // 2, f, 3, padding=1),
         )  # fmt: skip
         self.label_transformation = nn.Sequential(
@@ -50,8 +57,8 @@ class LabCVAE(FrameCVAE):
             DepthConvBlock(i // 2, d // 2), nn.Conv2d(d // 2, d, 1),
         )  # fmt: skip
         self.Generator = nn.Sequential(
-            DepthConvBlock(d), ResidualBlock(d, d // 2), DepthConvBlock(d // 2), ResidualBlock(d // 2, d // 4),
-            DepthConvBlock(d // 4), ResidualBlock(d // 4, d // 8), DepthConvBlock(d // 8), nn.Conv2d(d // 8, 3, 1),
+            *generator(d), ResidualBlock(d, d // 2), *generator(d // 2), ResidualBlock(d // 2, d // 4),
+            *generator(d // 4), ResidualBlock(d // 4, d // 8), *generator(d // 8), nn.Conv2d(d // 8, 3, 1),
         )  # fmt: skip
 
     def encode_frame(self, x):
@@ -88,9 +95,10 @@ def _normalize_each(h: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 @register("model", "lab")
 @dataclass(frozen=True, kw_only=True)
 class Lab(ModelConfig):
-    """Widths of the lab's five modules.
+    """Widths and depths of the lab's five modules.
 
     f_dim, l_dim: channels of the frame and the pose features.  n_dim: channels of z.  d_dim: of the fused features.
+    encoder_depth, generator_depth: DepthConvBlocks at each width of the frame encoder and the generator (the lab: 1).
     output: none (the lab: unbounded), sigmoid (report_003) or clamp.
     norm: BatchNorm at test time, by each pose image's own statistics (image: the mode the lab trains and tests in)
     or by running averages (running).
@@ -100,6 +108,8 @@ class Lab(ModelConfig):
     l_dim: int = 32
     n_dim: int = 12
     d_dim: int = 192
+    encoder_depth: int = 1
+    generator_depth: int = 1
     output: Literal["none", "sigmoid", "clamp"] = "none"
     norm: Literal["image", "running"] = "image"
 
@@ -107,6 +117,8 @@ class Lab(ModelConfig):
         for name, factor in (("f_dim", 8), ("l_dim", 2), ("n_dim", 4), ("d_dim", 8)):
             value = getattr(self, name)
             check(value >= factor and value % factor == 0, f"lab model: {name}", value, f"a multiple of {factor}")
+        for name in ("encoder_depth", "generator_depth"):
+            check(getattr(self, name) >= 0, f"lab model: {name}", getattr(self, name), "0 blocks or more")
         check((self.f_dim + self.l_dim + self.n_dim) % 4 == 0, "lab model: f_dim + l_dim + n_dim",
               self.f_dim + self.l_dim + self.n_dim, "a multiple of 4")  # fmt: skip
 

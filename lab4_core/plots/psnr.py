@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lab4_core.errors import Lab4Error
 from lab4_core.media import error_map, to_uint8
-from lab4_core.plots.style import BASELINES, GREY, legend_below, line_look, message, styled
+from lab4_core.plots.style import BASELINES, GREY, legend_below, line_look, message, plain, styled
 
 # two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom
 T95 = (
@@ -91,7 +91,7 @@ def plot_psnr_per_frame(
         x, look = n_past + np.arange(len(curves[0])), line_look(i)
         mean = np.mean(curves, axis=0)
         highest = max(highest, mean.max())
-        label = f"{name}, mean {mean.mean():.2f} dB"
+        label = f"{plain(name)}, mean {mean.mean():.2f} dB"
         if len(curves) > 1:
             _, low, high = band([smooth(c, width) for c in curves])
             ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)

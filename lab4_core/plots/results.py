@@ -53,7 +53,7 @@ def text(value: Any, number: str) -> str:
 
 def markdown(words: str) -> str:
     """Text that stays one cell of a Markdown table, and text."""
-    return html.escape(words, quote=False).replace("|", r"\|").replace("\n", " ")
+    return html.escape(words, quote=False).replace("|", r"\|").replace("\n", " ").replace("$", "&#36;")
 
 
 def cell(value: Any, number: str) -> str:

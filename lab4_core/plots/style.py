@@ -87,6 +87,11 @@ def labels(runs: Sequence[Any]) -> list[str]:
     return names
 
 
+def plain(name: object) -> str:
+    """A name as matplotlib shows it letter for letter: a dollar sign in a folder's name begins no formula."""
+    return str(name).replace("$", r"\$")
+
+
 def line_look(i: int) -> dict[str, Any]:
     """Colour and dash of line `i` of a figure."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}

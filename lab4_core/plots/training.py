@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab4_core.plots.style import BASELINES, GREY, as_runs, labels, legend_below, line_look, message, styled
+from lab4_core.plots.style import BASELINES, GREY, as_runs, labels, legend_below, line_look, message, plain, styled
 
 
 def column(records: Iterable[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -83,12 +83,17 @@ def plot_training(runs: Any) -> Figure:
             if by_step:  # runs often share these: the earlier ones are wider, so that they show behind the later ones
                 x, records = (x_step, steps) if len(steps) > len(epochs) else (x_epoch, epochs)
                 draw(
-                    ax, x, column(records, field), label=name, linewidth=1.6 + min(5, len(runs) - 1 - i), **line_look(i)
+                    ax,
+                    x,
+                    column(records, field),
+                    label=plain(name),
+                    linewidth=1.6 + min(5, len(runs) - 1 - i),
+                    **line_look(i),
                 )
                 continue
             if len(steps) > len(epochs):
                 ax.plot(x_step, column(steps, field), **{**line_look(i), "linewidth": 0.7, "alpha": 0.3})
-            draw(ax, x_epoch, column(epochs, field), label=name, **line_look(i))
+            draw(ax, x_epoch, column(epochs, field), label=plain(name), **line_look(i))
     for ax, (_, title, unit, _) in zip(axes.flat, TRAINING_PANELS):
         ax.set(title=title, ylabel=unit)
         if title not in ("KL weight", "teacher forcing"):  # these are shares: their zero matters more than their ratio
@@ -122,7 +127,7 @@ def plot_validation(runs: Any) -> Figure:
         psnr = column(records, "psnr")
         best = int(np.nanargmax(psnr)) if np.isfinite(psnr).any() else None
         for ax, x in zip(axes, (column(records, "epoch") + 1, column(records, "seconds") / 60)):
-            ax.plot(x, psnr, marker="o", markersize=3.5, label=name, **line_look(i))
+            ax.plot(x, psnr, marker="o", markersize=3.5, label=plain(name), **line_look(i))
             if best is not None:
                 ax.plot(x[best], psnr[best], "o", markersize=9, fillstyle="none", color=line_look(i)["color"])
     for ax, xlabel in zip(axes, ("epochs done", "training time (minutes)")):
@@ -143,7 +148,7 @@ def plot_schedule(annealings: Mapping[str, Any], epochs: int, steps_per_epoch: i
     for i, (name, part) in enumerate(annealings.items()):
         per = 1 if part.unit == "epoch" else steps_per_epoch
         beta = [part(t, epochs * per) for t in range(epochs * per)]
-        ax.step(np.arange(len(beta) + 1) / per, [*beta, beta[-1]], where="post", label=name, **line_look(i))
+        ax.step(np.arange(len(beta) + 1) / per, [*beta, beta[-1]], where="post", label=plain(name), **line_look(i))
     ax.set(xlabel="epoch", ylabel="factor on beta", title="KL annealing", xlim=(0, epochs))
     legend_below(figure, ax)
     return figure
@@ -156,7 +161,7 @@ def plot_teacher_forcing(parts: Mapping[str, Any], epochs: int) -> Figure:
     ax = figure.subplots()
     for i, (name, part) in enumerate(parts.items()):
         ratio = [part.ratio_at(epoch, epochs) for epoch in range(epochs)]
-        ax.step(np.arange(epochs + 1), [*ratio, ratio[-1]], where="post", label=name, **line_look(i))
+        ax.step(np.arange(epochs + 1), [*ratio, ratio[-1]], where="post", label=plain(name), **line_look(i))
     ax.set(xlabel="epoch", ylabel="probability", title="teacher forcing", xlim=(0, epochs), ylim=(-0.03, 1.03))
     legend_below(figure, ax)
     return figure
@@ -177,7 +182,7 @@ def plot_kld_vs_psnr(runs: Any) -> Figure:
         kld = {r["epoch"]: r.get("kld", np.nan) for r in run.metrics("epoch")}
         points = np.array([(kld[r["epoch"]], r["psnr"]) for r in run.metrics("eval") if r["epoch"] in kld], float)
         if len(points):
-            ax.plot(*points.T, label=name, **{**line_look(i), "linewidth": 1})
+            ax.plot(*points.T, label=plain(name), **{**line_look(i), "linewidth": 1})
             ax.plot(*points[-1], "o", color=line_look(i)["color"])
     if not ax.lines:
         return message(f"nothing to draw yet: no evaluation is logged in {len(runs)} run(s)")

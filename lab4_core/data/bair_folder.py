@@ -1,0 +1,233 @@
+"""BAIR robot pushing (small) as the lab's earlier version hands it out: a folder a sequence, read into one uint8 store.
+
+    root/train/traj_<a>_to_<b>/<sequence>/{0..29}.png   actions.csv (30 x 4)   endeffector_positions.csv (30 x 3)
+    root/test/…                                         and in some copies root/validate/…
+
+The condition of a frame is its row of both tables side by side: 7 numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lab4_core import paths
+from lab4_core.data import cache
+from lab4_core.data.lab4_folder import PNG, existing_folder, inside, inside_root, list_pngs, number_of
+from lab4_core.data.png import read_png, read_size
+from lab4_core.data.store import Dataset, VideoData
+from lab4_core.errors import Lab4Error
+from lab4_core.progress import Progress
+from lab4_core.registry import check, register
+
+TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # file: numbers a row
+NAMES = {"train": ("train",), "val": ("validate", "validation", "val", "test"), "test": ("test",)}
+LAYOUT = "expected the BAIR layout (train and test, in them traj_<a>_to_<b>/<sequence>/0.png …, " + ", ".join(TABLES)
+LAYOUT += "; or the TFRecords, once converted by lab4 data --from_tfrecord DIR --out ROOT)"
+GIVEN = 2  # frames a test clip begins with
+
+
+@register("data", "bair")
+@dataclass(frozen=True, kw_only=True)
+class BairFolder(Dataset):
+    """The BAIR sequences under `root` (relative: to the working directory, else to the checkout).
+
+    PNGs are resized to height x width, bilinear. clips, val_clips, test_clips: only the first so many sequences of a
+    split. Validation is the folder `validate` where there is one, else `test`; a root that only has `train` or only
+    `test` (a sample) is trained on and scored on the same sequences, which the dataset's name then says. The decoded
+    frames are cached; a file added, removed or changed is noticed by its name, size and time. Raises
+    `Lab4Error` for whatever is missing, broken or out of place, naming the file and the row.
+    """
+
+    root: str = ""
+    height: int = 64
+    width: int = 64
+    clips: int | None = None
+    val_clips: int | None = None
+    test_clips: int | None = None
+
+    def __post_init__(self):
+        for name in ("height", "width"):
+            check(1 <= getattr(self, name) <= 4096, f"data bair: {name}", getattr(self, name), "1 to 4096 pixels")
+        for name in ("clips", "val_clips", "test_clips"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"data bair: {name}", value, "1 or more, or nothing for all")
+
+    def load(self) -> VideoData:
+        root = find_root(self.root)
+        folders = {split: find_split(root, split) for split in NAMES}
+        only = folders["val"] or folders["train"]
+        name = "bair" if folders["train"] and folders["val"] else f"bair ({only.name} alone: trained and scored on it)"
+        folders = {split: folder or only for split, folder in folders.items()}
+        limits = {"train": self.clips, "val": self.val_clips, "test": self.test_clips}
+        splits = {split: sequences(folder, root, limits[split]) for split, folder in folders.items()}
+        self.check_memory(splits)
+        settings = json.dumps([1, self.height, self.width, limits])
+        manifest = settings + "".join(s.stamp() for listing in splits.values() for s in listing)
+        arrays = cache.fetch("bair", f"{root} {settings}", manifest, lambda: self.decode(root.name, splits))
+        return cache.from_arrays(arrays, name, arrays["digest"].tobytes().hex())
+
+    def check_memory(self, splits: dict[str, list[Sequence]]) -> None:
+        """All frames are held in memory: say so before hours of reading end in a crash."""
+        frames = sum(len(s.pngs) for listing in splits.values() for s in listing)
+        need, have = frames * 3 * self.height * self.width, paths.free_memory()
+        if 1.1 * need > have:
+            each = need / max(1, sum(map(len, splits.values())))
+            raise Lab4Error(
+                f"data bair: {frames:,} frames take {need / 1e9:.1f} GB of memory and {have / 1e9:.1f} GB are free: "
+                f"expected fewer, as with --set data.clips={int(0.5 * have / each)}"
+            )
+
+    def decode(self, name: str, splits: dict[str, list[Sequence]]) -> cache.Arrays:
+        """All pictures and tables; PIL unpacks in parallel, without holding Python's lock."""
+        total, done, arrays = sum(map(len, splits.values())), 0, {}
+        progress = Progress(f"reading {name}")
+        progress.line(f"{total} sequences (once; then cached)")
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            for split, listing in splits.items():
+                lengths = [len(s.pngs) for s in listing]
+                starts = np.cumsum([0, *lengths])
+                frames = np.empty((starts[-1], 3, self.height, self.width), np.uint8)
+                cond = np.empty((starts[-1], sum(TABLES.values())), np.float32)
+                decoded = pool.map(lambda s: s.read(self.height, self.width), listing)
+                for begin, end, (pictures, numbers) in zip(starts, starts[1:], decoded):
+                    frames[begin:end], cond[begin:end] = pictures, numbers
+                    progress.update((done := done + 1) / total)
+                if split != "test":
+                    arrays |= {f"{split}/frames": frames, f"{split}/cond": cond, f"{split}/starts": starts[:-1]}
+                    continue
+                for s, begin, end in zip(listing, starts, starts[1:]):
+                    clip = f"test/{s.name}"
+                    arrays |= {f"{clip}/first": frames[begin : begin + GIVEN], f"{clip}/cond": cond[begin:end],
+                               f"{clip}/truth": frames[begin:end]}  # fmt: skip
+        progress.close()
+        return arrays
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One folder of frames 0, 1, 2, … and its two tables."""
+
+    folder: Path
+    pngs: list[PNG]
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}-{self.folder.name}"
+
+    def stamp(self) -> str:
+        """A hash of the names, sizes and times of its files."""
+        tables = [(t, *_size_and_time(self.folder / t)) for t in TABLES]
+        return hashlib.sha256(json.dumps([self.name, [tuple(p) for p in self.pngs], tables]).encode()).hexdigest()[:16]
+
+    def read(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames uint8 (T, 3, H, W) and conditions float32 (T, 7)."""
+        cond = [read_table(self.folder / t, columns, len(self.pngs)) for t, columns in TABLES.items()]
+        size = read_size(self.pngs[0].path)
+        frames = np.stack([read_png(p.path, height, width, size) for p in self.pngs])
+        return frames.transpose(0, 3, 1, 2), np.concatenate(cond, 1)
+
+
+# ------------------------------------------------------------------ finding
+
+
+def find_root(root: str) -> Path:
+    """The folder `root`, or a `Lab4Error` that says what is wrong with it and which folder near it would fit."""
+    if not root:
+        raise Lab4Error(f"data bair: root = '': {LAYOUT}; pass --data ROOT or set BAIR_DATA")
+    path = existing_folder(root, LAYOUT)
+    if not is_bair_root(path):
+        near = [*sorted(p for p in path.iterdir() if p.is_dir()), *list(path.parents)[:3]]
+        fits = next((p for p in near if is_bair_root(p)), None)
+        hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
+        raise Lab4Error(f"data root {str(path)!r} has no folder train/traj_… or test/traj_…: {LAYOUT}{hint}")
+    return path
+
+
+def is_bair_root(path: Path) -> bool:
+    """Whether a folder lies in the BAIR layout."""
+    return any(find_split(path, split) for split in NAMES)
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    return next((root / n for n in NAMES[split] if any((root / n).glob("traj_*/"))), None)
+
+
+def sequences(folder: Path, root: Path, limit: int | None) -> list[Sequence]:
+    """The sequences of a split in the order of their numbers, each checked for what it must hold."""
+
+    def numbered(parent: Path) -> list[Path]:
+        return sorted((p for p in parent.iterdir() if p.is_dir() and p.name[:1] != "."), key=lambda p: _key(p.name))
+
+    found = [s for trajectory in numbered(folder) for s in numbered(trajectory)]
+    if not found:
+        raise Lab4Error(f"{folder} holds no sequence: {LAYOUT}")
+    return [_sequence(s, root) for s in found[:limit]]
+
+
+def _sequence(folder: Path, root: Path) -> Sequence:
+    pngs = list_pngs(folder, root)
+    for i, png in enumerate(pngs):
+        if number_of(Path(png.path)) != i:
+            raise Lab4Error(f"{folder} has no frame {i}.png: expected the frames 0 to {pngs[-1].number} without a gap")
+    if len(pngs) <= GIVEN:
+        raise Lab4Error(f"{folder} has {len(pngs)} frames: expected more than {GIVEN}")
+    for table in TABLES:
+        if not (folder / table).is_file():
+            raise Lab4Error(f"{folder / table} does not exist: {LAYOUT}")
+        inside_root(folder / table, root)
+    return Sequence(folder, pngs)
+
+
+def _key(name: str) -> list:
+    """Order by the numbers in a name: traj_256_to_511 after traj_0_to_255."""
+    words = "".join(c if c.isdecimal() else " " for c in name).split()
+    return [*([int(w) for w in words] or [-1]), name] if words else [-1, name]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+# ------------------------------------------------------------------ reading a table
+
+
+def read_table(path: Path, columns: int, rows: int) -> np.ndarray:
+    """A CSV without a header: `rows` rows of `columns` finite numbers, as float32 (rows, columns).
+
+    Raises `Lab4Error` naming the file, the row (from 1) and what was expected there.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > 10_000_000:  # a pipe would be waited for, for ever
+            raise Lab4Error(f"{path} is no small file: expected a CSV of {rows} rows of {columns} numbers")
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise Lab4Error(f"{path} cannot be read ({e}): expected a CSV of {rows} rows of {columns} numbers") from e
+    values = [_row(path, n, line, columns) for n, line in enumerate(lines, 1)]
+    if len(values) != rows:
+        raise Lab4Error(f"{path} has {len(values)} rows: expected {rows}, one for each frame in its folder")
+    return np.array(values, np.float32)
+
+
+def _row(path: Path, n: int, line: str, columns: int) -> list[float]:
+    words = line.split(",")
+    if len(words) != columns:
+        raise Lab4Error(
+            f"{path}, row {n} has {len(words)} value{'s' * (len(words) != 1)} between commas ({line.strip()[:40]!r}): "
+            f"expected {columns} numbers with commas between them"
+        )
+    for word in words:
+        try:
+            value = float(word)
+        except ValueError:
+            value = float("nan")
+        if not abs(value) < 1e30:  # NaN too; a larger one is no float32
+            raise Lab4Error(f"{path}, row {n} holds {word.strip()!r}: expected {columns} finite numbers")
+    return [float(word) for word in words]

@@ -1,0 +1,66 @@
+"""The BAIR layout, written: any dataset of frames with 7 numbers each as the lab's folders of PNGs and tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lab4_core.data.bair_folder import TABLES
+from lab4_core.data.lab4_write import check_new, new_folder
+from lab4_core.data.store import VideoData
+from lab4_core.errors import Lab4Error
+
+PER_FOLDER = 256  # sequences in a traj_<a>_to_<b>, as in the release
+
+
+def place(number: int) -> str:
+    """The folder of sequence `number` in its split."""
+    first = number // PER_FOLDER * PER_FOLDER
+    return f"traj_{first}_to_{first + PER_FOLDER - 1}/{number - first}"
+
+
+def write_sequence(folder: Path, frames: np.ndarray, cond: np.ndarray) -> None:
+    """A sequence as a new folder: frames uint8 (T, 3, H, W), cond float32 (T, 7), every number to its last digit."""
+    folder.mkdir(parents=True)
+    for i, frame in enumerate(frames):
+        Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(folder / f"{i}.png", compress_level=3)
+    edges = np.cumsum([0, *TABLES.values()])
+    for name, begin, end in zip(TABLES, edges, edges[1:]):
+        rows = [",".join(str(v) for v in row) for row in cond[:, begin:end].astype(np.float32)]
+        (folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def write_bair(data: VideoData, root: str | os.PathLike) -> Path:
+    """Write a dataset as train, validate and test in the BAIR layout into a new folder, and return it.
+
+    Everything is built beside the place and moved there when it is whole. Loading it gives the same bytes and digest
+    where the test clips' names are the layout's. Raises `Lab4Error` for a folder that is not empty, conditions
+    that are not 7 numbers, test clips without their truth, or a disk that is full.
+    """
+    root = check_new(root)
+    if data.train.cond.shape[1:] != (sum(TABLES.values()),):
+        raise Lab4Error(
+            f"dataset {data.name!r} has conditions of shape {tuple(data.train.cond.shape[1:])}: the BAIR layout holds "
+            f"{sum(TABLES.values())} numbers a frame"
+        )
+    if any(clip.truth is None for clip in data.test):
+        raise Lab4Error(f"dataset {data.name!r} knows only the beginning of its test clips: expected all frames")
+
+    def clips(split: str) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        if split == "test":
+            return [(clip.truth.numpy(), clip.cond.numpy()) for clip in data.test]
+        whole = data.train if split == "train" else data.val
+        return [(whole.frames[a:b].numpy(), whole.cond[a:b].numpy()) for a, b in whole.spans]
+
+    with new_folder(root) as building, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for split in ("train", "validate", "test"):
+            for done in [
+                pool.submit(write_sequence, building / split / place(i), *c) for i, c in enumerate(clips(split))
+            ]:
+                done.result()
+    return root

@@ -1,0 +1,153 @@
+"""Training by several processes, one for each GPU, as torchrun starts them:
+
+    torchrun --nproc_per_node 2 -m lab4_core.cli train --preset lab --data ROOT
+
+Every process holds the whole model and the whole dataset, draws the same batch and computes its share of the clips;
+DistributedDataParallel averages the gradients (Li et al. 2020, arXiv 2006.15704). So a step is the step that one
+process would take with the whole batch, and a run may be resumed with another number of processes.
+
+The first process alone writes into the run's folder. The others work in a copy that is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lab4_core.errors import Lab4Error
+
+
+def size() -> int:
+    """Processes that train together; 1 where torchrun started none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes and prints. Known before and after the training too."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def processes(batch_size: int) -> Iterator[None]:
+    """Join the processes that torchrun started, if it did, for the time of the body.
+
+    Raises `Lab4Error` for a batch that they cannot share, for fewer GPUs than processes, and when one of the others is
+    lost: whatever was saved last is whole then.
+    """
+    count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    if count == 1 or not dist.is_torchelastic_launched() or size() > 1:
+        yield
+        return
+    if batch_size % count:
+        raise Lab4Error(f"batch_size = {batch_size}: expected a multiple of the {count} processes that share it")
+    if torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            raise Lab4Error(f"nproc_per_node: expected at most {torch.cuda.device_count()}, the GPUs of this machine")
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    except RuntimeError as e:
+        if not (isinstance(e, dist.DistError) or "gloo" in str(e) or "Connection" in str(e)):
+            raise
+        raise Lab4Error(
+            f"process {dist.get_rank()} of {count}: another process of this training is lost "
+            f"({str(e).splitlines()[0]}); expected all of them to the end. "
+            "The last checkpoint is whole: the same command goes on from it"
+        ) from e
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """The run's folder for the process that leads; for each of the others a copy that it may write to, in silence."""
+    if size() == 1:
+        yield folder
+    elif leads():
+        dist.barrier()  # the others have their copies
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="lab4-") as temporary, open(os.devnull, "w") as nowhere:
+            copy = Path(temporary) / folder.name
+            if folder.is_dir():
+                shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("lock*"))
+            dist.barrier()
+            with redirect_stdout(nowhere):
+                yield copy
+
+
+def latest(seconds: float) -> float:
+    """The largest value any process has: all go by one clock, or they would end at different steps."""
+    if size() == 1:
+        return seconds
+    value = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return float(value)
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is true in any process."""
+    return bool(latest(float(flag)))
+
+
+def share(clips: int) -> slice:
+    """The clips of a batch that are this process's. A batch that does not divide (the last of a pass) is computed by
+    every process in whole: the mean of equal gradients is that gradient."""
+    each, rest = divmod(clips, size())
+    return slice(None) if rest or size() == 1 else slice(each * dist.get_rank(), each * (dist.get_rank() + 1))
+
+
+def averaging(model: nn.Module) -> Callable[..., Any]:
+    """`model.unroll`, whose gradients are averaged over the processes as they come."""
+    if size() == 1:
+        return model.unroll
+    return nn.parallel.DistributedDataParallel(_Unroll(model), broadcast_buffers=False)
+
+
+class _Unroll(nn.Module):
+    """DistributedDataParallel listens to `forward` alone."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args, **kwargs):
+        return self.model.unroll(*args, **kwargs)
+
+
+def mean(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars as their means over the processes."""
+    if size() == 1:
+        return terms
+    values = torch.stack([v.detach().float() for v in terms.values()])
+    dist.all_reduce(values)
+    return dict(zip(terms, values / size()))
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of a tensor over the processes, through which the gradient flows back to all of them."""
+    return x if size() == 1 else _Total.apply(x)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad

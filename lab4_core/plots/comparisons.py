@@ -1,0 +1,75 @@
+"""Comparisons: the points of a sweep seed by seed, and effects with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lab4_core.plots.style import COLOURS, GREY, message, styled
+
+LOOKS = {"holds": (COLOURS[2], "o"), "does not hold": (COLOURS[1], "s"), "undecided": (COLOURS[0], "D")}
+
+
+@styled
+def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Figure:
+    """Effects of `claims.judge` with their 95 % intervals, a line each; grey band: differences that count as none.
+
+    What was not measured has no interval and is left out.
+    """
+    rows = [row for row in judged if row["low"] is not None]
+    if not rows:
+        return message("no claim has been measured yet")
+    figure = Figure(figsize=(9.5, 1.5 + 0.36 * len(rows)), layout="constrained")
+    ax = figure.subplots()
+    ax.axvspan(-margin, margin, color="#e8e8e8", zorder=0, label=f"within {margin:g} dB: no difference")
+    ax.axvline(0, color=GREY, linewidth=1)
+    said = set()
+    for y, row in enumerate(rows):
+        colour, marker = LOOKS[row["verdict"]]
+        label = None if row["verdict"] in said else f"claim: {row['verdict']}"
+        said.add(row["verdict"])
+        ax.errorbar(row["effect"], y, xerr=[[row["effect"] - row["low"]], [row["high"] - row["effect"]]], fmt=marker,
+                    color=colour, markersize=6, capsize=3, linewidth=1.6, label=label)  # fmt: skip
+    names = [f"{r['compared']}{', ' + r['where'] if r['where'] else ''} ({r['pairs']} pairs)" for r in rows]
+    ax.set(yticks=range(len(rows)), yticklabels=names, xlabel="effect on the PSNR of the rollout (dB)",
+           title="Mean difference within pairs of one seed, 95 % interval")  # fmt: skip
+    ax.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
+    ax.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str = "psnr") -> Figure:
+    """The finished points of a sweep's table: a row for each setting of the columns `by`, a dot for each run, a bar at
+    their mean. Runs of one seed have one colour, so that a seed that is good everywhere is seen.
+
+    rows: as `run_sweep` returns them or as its CSV holds them.
+    """
+    finished = [r for r in rows if r.get("status") == "finished" and r.get(value) not in (None, "")]
+    if not finished:
+        return message("no point of this sweep has finished yet")
+    settings = list(dict.fromkeys(tuple(str(r.get(k) or "–") for k in by) for r in finished))
+    seeds = sorted({str(r.get("seed", "")) for r in finished})
+    figure = Figure(figsize=(9.5, 1.5 + 0.36 * len(settings)), layout="constrained")
+    ax = figure.subplots()
+    for y, setting in enumerate(settings):
+        own = [r for r in finished if tuple(str(r.get(k) or "–") for k in by) == setting]
+        mean = np.mean([float(r[value]) for r in own])
+        ax.plot([mean, mean], [y - 0.3, y + 0.3], color="black", linewidth=2, label="mean" if y == 0 else None)
+        for r in own:
+            i = seeds.index(str(r.get("seed", "")))
+            shift = 0.24 * (i / max(1, len(seeds) - 1) - 0.5)
+            ax.plot(float(r[value]), y + shift, "o", color=COLOURS[i % len(COLOURS)], markersize=6, alpha=0.85)
+    for i, seed in enumerate(seeds):
+        ax.plot([], [], "o", color=COLOURS[i % len(COLOURS)], label=f"seed {seed}" if seed else "a run")
+    ax.set(yticks=range(len(settings)), yticklabels=[", ".join(s) for s in settings],
+           xlabel="PSNR of the rollout (dB)" if value == "psnr" else value, ylabel=", ".join(by),
+           title="Every run of the sweep")  # fmt: skip
+    ax.set_ylim(len(settings) - 0.5, -0.5)  # the first on top
+    ax.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=6)
+    return figure

@@ -1,0 +1,83 @@
+"""What a strategy is: configuration, and hooks into the training that do nothing unless overridden.
+
+A strategy is configuration; what it must remember lies in a dict of tensors that the checkpoint keeps. Whatever it
+draws comes from the generator it is handed, which is seeded by the step: so strategies compose in the order they are
+listed, and a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lab4_core.data.store import Clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """The hooks, in the order in which a step comes to them. The flags say which hooks are overridden, where the
+    training has work to do before it can call them."""
+
+    jumps = False
+    augments = False
+    augments_apart = False
+    feeds = False
+    corrects = False
+    corrects_rollouts = False
+
+    def start(self, model: nn.Module) -> dict[str, Tensor]:
+        """What the strategy remembers, before the first step. Raises `Lab4Error` for a model it cannot work with."""
+        return {}
+
+    def jump(self, clips: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B,) bool each: the training clips whose first frame and condition come from elsewhere in the clip, and those
+        whose own first frame takes the place of the reference frame."""
+        return torch.zeros((2, clips), dtype=torch.bool, device=rng.device).unbind()
+
+    def augment(
+        self, frames: Tensor, cond: Tensor, clips: Clips, progress: float, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The training clips (B, T, C, H, W) in [0, 1] and their conditions (B, T, …), changed alike in every frame.
+        Where the model has a reference frame, or a strategy jumps, those frames come at the end of the T, or with
+        `augments_apart` in calls of their own. clips: the training set.  progress: share of the training done."""
+        return frames, cond
+
+    def during(self, model: nn.Module, rng: torch.Generator) -> AbstractContextManager:
+        """Entered around the model's forward pass."""
+        return nullcontext()
+
+    def correct(self, x_pred: Tensor, x_last: Tensor) -> Tensor:
+        """A prediction (M, C, H, W) on its way back to the input; x_last is the input it was made from. Without
+        random draws: with `corrects_rollouts` the rollouts of the evaluation do the same."""
+        return x_pred
+
+    def feed(self, x_in: Tensor, x_last: Tensor, rng: torch.Generator) -> Tensor:
+        """The frame the model is about to see as its input (M, C, H, W) in [0, 1]; x_last is the input before it."""
+        return x_in
+
+    def after_step(self, model: nn.Module, state: dict[str, Tensor], step: int) -> None:
+        """Called after the optimizer's step number `step`, counted from 0."""
+
+    def after_epoch(self, model: nn.Module, state: dict[str, Tensor], epoch: int, epochs: int) -> None:
+        """Called after epoch number `epoch` of `epochs`, counted from 0, before the evaluation."""
+
+    def eval_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Weights to evaluate and keep instead of the trained ones, or None."""
+        return None
+
+
+def correction(strategies: Sequence[Strategy], rollouts: bool = False) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """What the strategies do to a prediction that is fed back, in training or in rollouts: correct(x_pred, x_last),
+    both (M, C, H, W); None where they do nothing."""
+    chosen = [s for s in strategies if (s.corrects_rollouts if rollouts else s.corrects)]
+
+    def correct(x_pred: Tensor, x_last: Tensor) -> Tensor:
+        for strategy in chosen:
+            x_pred = strategy.correct(x_pred, x_last)
+        return x_pred
+
+    return correct if chosen else None

@@ -1,0 +1,40 @@
+"""Noise on what the model sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lab4_core.registry import check, register
+from lab4_core.strategies.base import Strategy
+
+
+@register("strategy", "input_noise")
+@dataclass(frozen=True, kw_only=True)
+class InputNoise(Strategy):
+    """Corrupt the input frames the way rollouts corrupt them, so that the model learns to mend and not to
+    trust them: white noise, and a shift of brightness and contrast that is one draw a frame.
+
+    Standard deviations in units of the image range [0, 1]. Half the frames stay as they are.
+    """
+
+    noise: float = 0.02
+    brightness: float = 0.03
+    contrast: float = 0.05
+    feeds = True
+
+    def __post_init__(self):
+        for name in ("noise", "brightness", "contrast"):
+            check(0 <= getattr(self, name) <= 1, f"input_noise strategy: {name}", getattr(self, name), "in [0, 1]")
+
+    def feed(self, x_in, x_last, rng):
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=rng, device=x_in.device)
+
+        m = x_in.shape[0]
+        keep = torch.rand((m, 1, 1, 1), generator=rng, device=x_in.device) < 0.5
+        gain = 1 + self.contrast * normal(m, 1, 1, 1)
+        worse = (x_in - 0.5) * gain + 0.5 + self.brightness * normal(m, 1, 1, 1) + self.noise * normal(*x_in.shape)
+        return torch.where(keep, x_in, worse.clamp(0, 1))

@@ -1,0 +1,112 @@
+"""Poses and places that no clip holds: the person cut out, moved or mirrored, and put back into the empty scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lab4_core.errors import Lab4Error
+from lab4_core.registry import check, register
+from lab4_core.strategies.base import Strategy
+
+# Colours of the lab's skeletons that lie on one side of the body, and those of the other side in the same order.
+LEFT = ((0, 185, 255), (0, 215, 255), (255, 80, 70), (255, 120, 50), (255, 190, 0), (170, 0, 150), (255, 60, 180))
+RIGHT = ((60, 110, 255), (40, 150, 255), (0, 255, 140), (0, 255, 80), (60, 255, 0), (120, 0, 170), (150, 30, 220))
+MIDDLE = ((90, 80, 255), (100, 85, 255), (60, 190, 140), (190, 90, 160))
+
+SURELY_SCENE, SURELY_PERSON = 0.04, 0.12  # difference from the empty scene, in units of the image range
+EDGE = 2  # pixels: a person who comes this near to an edge of the picture is cut off by it
+
+
+@register("strategy", "moved_person")
+@dataclass(frozen=True, kw_only=True)
+class MovedPerson(Strategy):
+    """Move the person of a share of the training clips sideways and a little up or down, and mirror half of them, pose
+    and frame alike; the scene stays where it is.
+
+    What differs from the empty scene (`Clips.scene`) is the person, what differs a little is shadow and goes along.
+    A mirrored skeleton gets the colours of the other side. A person whom an edge of the picture cuts off only moves
+    towards that edge, since nobody knows what lies behind it. For a static camera; pixels are shifted by whole
+    numbers, so nothing is blurred.
+
+    share: of the clips.  right, down: the farthest moves, as shares of the picture's width and height.
+    """
+
+    share: float = 0.7
+    right: float = 0.375
+    down: float = 0.1
+    augments = True
+    augments_apart = True
+
+    def __post_init__(self):
+        for name in ("share", "right", "down"):
+            check(0 <= getattr(self, name) <= 1, f"moved_person strategy: {name}", getattr(self, name), "in [0, 1]")
+
+    def augment(self, frames, cond, clips, progress, rng):
+        if cond.shape[2:] != (3, *frames.shape[3:]):
+            raise Lab4Error(f"moved_person strategy: conditions {tuple(cond.shape[2:])}: expected pose images "
+                            f"(3, H, W) of the size of the frames {tuple(frames.shape[3:])}")  # fmt: skip
+        b, height, width = len(frames), *frames.shape[3:]
+        chosen, mirrored, right, down = torch.rand((4, b), generator=rng, device=rng.device)
+        mirrored = mirrored < 0.5
+        right = ((2 * right - 1) * self.right * width).round()
+        down = ((2 * down - 1) * self.down * height).round()
+        scene = clips.scene.to(frames.device)
+        apart = frames - scene
+        person = (apart.abs().amax(2, keepdim=True) - SURELY_SCENE) / (SURELY_PERSON - SURELY_SCENE)
+        person = person.clamp(0, 1)
+        at_left, at_right = touches(person[..., :EDGE]), touches(person[..., -EDGE:])
+        at_left, at_right = torch.where(mirrored, at_right, at_left), torch.where(mirrored, at_left, at_right)
+        right = towards(right, at_left, at_right)
+        down = towards(down, touches(person[..., :EDGE, :]), touches(person[..., -EDGE:, :]))
+        move = Move(right.long(), down.long(), mirrored, height, width)
+        body, shadow = person * frames, (1 - person) * apart
+        new = move(body) + (1 - move(person)) * (scene + move(shadow))
+        pose = torch.where(mirrored.view(b, 1, 1, 1, 1), other_side(cond), cond)
+        new_pose = 1 - move(1 - pose)  # what comes in from outside is white
+        chosen = (chosen < self.share).view(b, 1, 1, 1, 1)
+        return torch.where(chosen, new.clamp(0, 1), frames), torch.where(chosen, new_pose, cond)
+
+
+def touches(person: Tensor) -> Tensor:
+    """(B,) bool: whether anything of the person is in these pixels (B, T, 1, h, w)."""
+    return person.flatten(1).amax(1) > 0.5
+
+
+def towards(move: Tensor, at_low: Tensor, at_high: Tensor) -> Tensor:
+    """Moves (B,) without those that lead away from an edge that the person touches."""
+    move = torch.where(at_low, move.clamp(max=0), move)
+    return torch.where(at_high, move.clamp(min=0), move)
+
+
+class Move:
+    """Pictures (B, T, C, H, W), one move a clip, zeros coming in from outside."""
+
+    def __init__(self, right: Tensor, down: Tensor, mirrored: Tensor, height: int, width: int):
+        rows = torch.arange(height, device=right.device) - down[:, None]
+        columns = torch.arange(width, device=right.device) - right[:, None]
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+        columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+        self.inside = inside[:, None, None]
+        self.index = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        clip = torch.arange(len(x), device=x.device)[:, None, None]
+        moved = x.permute(0, 3, 4, 1, 2)[clip, *self.index].permute(0, 3, 4, 1, 2)
+        return moved * self.inside
+
+
+def other_side(cond: Tensor) -> Tensor:
+    """Pose images (…, 3, H, W) in [0, 1] with the colours of left and right exchanged.
+
+    A pixel is white paper with some ink on it: the ink's direction says which colour it is, its strength stays.
+    """
+    ink = 1 - cond
+    colours, others = (1 - torch.tensor(c, dtype=cond.dtype, device=cond.device) / 255
+                       for c in (LEFT + RIGHT + MIDDLE, RIGHT + LEFT + MIDDLE))  # fmt: skip
+    nearest = torch.einsum("...chw,kc->...khw", ink, F.normalize(colours, dim=1)).argmax(-3)
+    pure = (others / others.amax(1, keepdim=True))[nearest].movedim(-1, -3)
+    return 1 - pure * ink.amax(-3, keepdim=True)

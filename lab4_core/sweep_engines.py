@@ -1,0 +1,120 @@
+"""Where the points of a sweep run: processes of this machine, Ray tasks, or Slurm jobs.
+
+An engine runs jobs (the arguments of `run_one`), at most `slots` at once, and yields each one's folder as it ends. All
+state is in files, so an engine has only to start `run_one` somewhere that sees them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from lab4_core.errors import Lab4Error
+from lab4_core.sweep_point import lost, run_one, settle, start
+
+RAY_ATTEMPTS = 2
+Job = tuple[dict[str, Any], Path, Path, int, float]
+
+
+def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
+    """Processes of this machine."""
+    waiting, live = list(jobs), {}
+    try:
+        while waiting or live:
+            while waiting and len(live) < slots:
+                job = waiting.pop(0)
+                process = start(*job)
+                live[process.sentinel] = process, job[1]
+            for sentinel in wait(list(live)):
+                process, folder = live.pop(sentinel)
+                process.join()
+                settle(folder, process.exitcode)
+                yield folder
+    finally:
+        for process, _ in live.values():
+            process.terminate()
+
+
+def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
+    """Ray tasks, on a cluster of this machine or at `address`."""
+    ray = _extra("ray")
+    address = options.get("address")
+    started = not ray.is_initialized()
+    if started:
+        local = {} if address else {"num_cpus": slots, "include_dashboard": False}
+        for attempt in range(RAY_ATTEMPTS):
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+                break
+            except Exception as e:  # that is what it raises when its node is not up within its own 30 seconds
+                ray.shutdown()
+                if address or attempt + 1 == RAY_ATTEMPTS:
+                    raise Lab4Error(
+                        f"Ray did not start: {e} (on a busy machine: ray start --head, then --address auto)"
+                    ) from e
+    try:
+        task = ray.remote(num_cpus=1, max_retries=0)(run_one)
+        waiting, live = list(jobs), {}
+        while waiting or live:
+            while waiting and len(live) < slots:
+                job = waiting.pop(0)
+                live[task.remote(*job)] = job[1]
+            done, _ = ray.wait(list(live), num_returns=1)
+            for ref in done:
+                folder = live.pop(ref)
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayError as e:
+                    lost(folder, e)
+                yield folder
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
+    """Slurm jobs through submitit; with `cluster` "local" or "debug", submitit's own stand-ins for a cluster."""
+    submitit = _extra("submitit")
+    executor = submitit.AutoExecutor(folder=options["out"] / "slurm", cluster=options.get("cluster"))
+    executor.update_parameters(
+        name="lab4", timeout_min=math.ceil(options["minutes"]) + 5, cpus_per_task=max(1, jobs[0][3])
+    )
+    if options.get("partition"):
+        executor.update_parameters(slurm_partition=options["partition"])
+    waiting, live = list(jobs), {}
+    try:
+        while waiting or live:
+            while waiting and len(live) < slots:
+                job = waiting.pop(0)
+                live[executor.submit(run_one, *job)] = job[1]
+            done = [job for job in live if job.done()]
+            for job in done:
+                folder = live.pop(job)
+                if (error := job.exception()) is not None:
+                    lost(folder, error)
+                yield folder
+            if not done:
+                time.sleep(0.5)
+    finally:
+        for job in live:
+            job.cancel()
+
+
+ENGINES: dict[str, Callable[[Sequence[Job], int, Mapping[str, Any]], Iterator[Path]]] = {
+    "local": _local,
+    "ray": _ray,
+    "slurm": _slurm,
+}
+
+
+def _extra(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        extra = {"submitit": "slurm"}.get(module, module)
+        raise Lab4Error(f"the engine needs {module}, which is not installed: pip install 'lab4[{extra}]'") from e

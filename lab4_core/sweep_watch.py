@@ -1,0 +1,51 @@
+"""What the points of a sweep are doing meanwhile, read from the files that they write, wherever they run."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab4_core.sweep_point import read_status
+
+EVERY = 30.0  # seconds between two lines
+
+
+@contextmanager
+def watching(names: Mapping[Path, str], say: Callable[[str], None], every: float = EVERY) -> Iterator[None]:
+    """Say one line about the points that are under way, again and again: names maps their folders to what to call
+    them. Nothing is said as long as nothing is new."""
+    over = threading.Event()
+
+    def watch() -> None:
+        before = ""
+        while not over.wait(every):
+            now = ", ".join(f"{name} {at}" for folder, name in names.items() if (at := under_way(folder)))
+            if now and now != before:
+                say(f"sweep: under way: {now}")
+            before = now
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def under_way(folder: Path) -> str:
+    """The last epoch that a running point has logged, as "epoch 7/20"; nothing before the first and after the last."""
+    if read_status(folder).get("status") in ("finished", "failed"):
+        return ""
+    for log in (folder / "run").glob("*/metrics.jsonl"):
+        try:
+            epochs = json.loads((log.parent / "config.json").read_text(encoding="utf-8"))["epochs"]
+            records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            done = [r["epoch"] + 1 for r in records if r["kind"] == "epoch"]
+            return f"epoch {done[-1]}/{epochs}" if done else ""
+        except (OSError, ValueError, KeyError, TypeError):  # half a line, in a moment a whole one
+            return ""
+    return ""

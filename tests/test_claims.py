@@ -1,0 +1,183 @@
+"""Claims: what an interval says, what a table says, and that the claims of this project are experiments."""
+
+import json
+
+import pytest
+import yaml
+
+from lab4_core import claims, cli, plots
+from lab4_core.claims import FOLDER, judge, overall, read_claim, verdict
+from lab4_core.errors import Lab4Error
+from lab4_core.presets import load_config
+from lab4_core.sweep import expand, notebook_parameters, write_table
+
+CLAIM = {
+    "claim": "Teacher forcing hurts",
+    "source": "report_000",
+    "expects": "worse",
+    "margin": 0.2,
+    "base": "free",
+    "levels": {"free": {"teacher_forcing.ratio": 0.0}, "forced": {"teacher_forcing.ratio": 1.0}},
+    "where": {"strategies": [["ema"], []]},
+    "common": {"steps": 10},
+    "seeds": [0, 1, 2],
+}
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "forcing.yaml"
+    path.write_text(yaml.safe_dump({**CLAIM, **changes}, sort_keys=False))
+    return path
+
+
+def rows_of(points, psnr):
+    """The table of a sweep in which the score of a point is psnr(point)."""
+    keys = list(dict.fromkeys(k for p in points for k in p))
+
+    def cell(v):
+        return json.dumps(v) if isinstance(v, list) else v
+
+    return [
+        {"point": str(i), **{k: cell(p.get(k)) for k in keys}, "status": "finished", "psnr": psnr(p)}
+        for i, p in enumerate(points)
+    ]
+
+
+@pytest.mark.parametrize(
+    "expects,low,high,said",
+    [
+        ("same", -0.1, 0.1, "holds"), ("same", 0.3, 0.5, "does not hold"), ("same", -0.5, -0.3, "does not hold"),
+        ("same", -0.5, 0.1, "undecided"), ("same", 0.1, 0.3, "undecided"),
+        ("better", 0.1, 0.5, "holds"), ("better", -0.1, 0.5, "undecided"), ("better", 0.05, 0.15, "does not hold"),
+        ("better", -0.6, -0.3, "does not hold"), ("better", -0.1, 0.1, "does not hold"),
+        ("worse", -0.5, -0.1, "holds"), ("worse", 0.3, 0.6, "does not hold"), ("worse", -0.5, 0.1, "undecided"),
+    ],
+)  # fmt: skip
+def test_the_verdict_of_an_interval(expects, low, high, said):
+    assert verdict(expects, low, high, margin=0.2) == said
+
+
+def test_pairs_take_the_seeds_out_of_the_comparison(tmp_path):
+    """Seeds 3 dB apart, an effect of 0.5 dB in each: the interval is narrow, by hand 4.303 x 0.01 / sqrt(3)."""
+    claim = read_claim(write(tmp_path))
+    jitter = {0: -0.01, 1: 0.0, 2: 0.01}
+
+    def psnr(p):
+        return 25 + 3 * p["seed"] - (0.5 + jitter[p["seed"]]) * p["teacher_forcing.ratio"] * (p["strategies"] != [])
+
+    judged = judge(claim, rows_of(claim.points(), psnr))
+    with_ema, without = judged
+    assert with_ema["where"] == 'strategies = ["ema"]' and with_ema["compared"] == "forced against free"
+    assert with_ema["effect"] == pytest.approx(-0.5) and with_ema["pairs"] == 3
+    half = 4.303 * 0.01 / 3**0.5
+    assert (with_ema["low"], with_ema["high"]) == pytest.approx((-0.5 - half, -0.5 + half))
+    assert (with_ema["verdict"], without["verdict"]) == ("holds", "does not hold")
+    assert overall(judged) == "depends" and overall(judged[:1]) == "holds"
+    assert overall([*judged, {"verdict": "undecided"}]) == "depends"
+    assert overall([judged[0], {"verdict": "undecided"}]) == "undecided"
+
+
+def test_failed_and_missing_runs_are_no_pairs(tmp_path):
+    claim = read_claim(write(tmp_path, where={}))
+    rows = rows_of(claim.points(), lambda p: 25 + p["teacher_forcing.ratio"])
+    rows[0]["status"] = "failed"
+    (row,) = judge(claim, rows)
+    assert row["pairs"] == 2 and row["verdict"] == "does not hold"
+    (row,) = judge(claim, rows[:4])
+    assert (row["pairs"], row["low"], row["verdict"]) == (1, None, "not measured")
+    (row,) = judge(claim, [])
+    assert (row["pairs"], row["effect"], row["verdict"]) == (0, None, "not measured")
+
+
+def test_a_row_of_another_point_is_not_taken(tmp_path):
+    claim = read_claim(write(tmp_path, where={}))
+    rows = rows_of([{**p, "beta": 0.5} for p in claim.points()], lambda p: 25.0)
+    assert judge(claim, rows)[0]["pairs"] == 0, "these were run with another beta"
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    claim = read_claim(write(tmp_path))
+    rows = rows_of([*claim.points(), {"seed": 9, "annealing": "none"}], lambda p: 25 + 0.1 * p["seed"])
+    claims.write_results(claim, rows, tmp_path)
+    read = claims.read_results(claim, tmp_path)
+    assert len(read) == 12 and judge(claim, read) == judge(claim, rows)
+    named = claims.labelled(claim, read)
+    assert [row["level"] for row in named] == ["free"] * 6 + ["forced"] * 6
+    assert {row["teacher_forcing.ratio"] for row in named[:6]} == {"0.0"}
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"expects": "bigger"}, "expects = 'bigger': expected one of 'same'"),
+        ({"base": "nobody"}, "base = 'nobody': expected one of two levels"),
+        ({"seeds": [1]}, "expected 2 or more"),
+        ({"margin": 0}, "more than 0 dB"),
+        ({"levels": [1]}, "levels = \\[1\\]: expected a mapping"),
+        ({"levels": {"free": 0.0, "forced": {}}}, "level 'free': 0.0: expected a word and a mapping"),
+        ({"seed": [1]}, "did you mean 'seeds'"),
+    ],
+)
+def test_a_mistake_in_a_claim_is_one_clear_error(tmp_path, changes, message):
+    with pytest.raises(Lab4Error, match=message):
+        read_claim(write(tmp_path, **changes))
+
+
+def test_claims_share_their_points(tmp_path):
+    claim = read_claim(write(tmp_path))
+    assert len(claims.points_of_all([claim, claim])) == len(claim.points()) == 12
+    assert [p["seed"] for p in claims.points_of_all([claim])] == sorted(p["seed"] for p in claim.points())
+    assert claims.points_of(write(tmp_path)) == claim.points()
+
+
+@pytest.mark.parametrize("path", FILES, ids=[p.stem for p in FILES])
+def test_every_claim_of_the_project_can_run(path):
+    """Each of its points is a configuration, no two are the same, and what was measured belongs to them."""
+    claim = read_claim(path)
+    points = claim.points()
+    assert len(expand([{k: [v] for k, v in p.items()} for p in points])) == len(points)
+    for point in points:
+        params = notebook_parameters(point, {})
+        changes = {"seed": params["seed"], **params["overrides"]}
+        load_config(params["profile"], params["preset"], overrides=changes)
+    measured = claims.read_results(claim)
+    assert sum(row is not None for p in points if (row := claims.finished_row(measured, p))) == len(measured)
+
+
+def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, capsys):
+    path = write(tmp_path, where={})
+
+    def run_sweep(points, out, common, engine, slots):
+        rows = rows_of(points, lambda p: 25 + 0.01 * p["seed"] - p["teacher_forcing.ratio"])
+        out.mkdir()
+        write_table(rows, out)
+
+    monkeypatch.setattr("lab4_core.sweep.run_sweep", run_sweep)
+    assert cli.main(["claims", str(path)]) == 0
+    assert "not measured" in capsys.readouterr().out
+    assert cli.main(["claims", str(path), "--run", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "forcing: holds (Teacher forcing hurts; report_000)" in said
+    assert "forced against free: -1.00 dB, 95 % interval -1.00 to -1.00 over 3 seeds: holds" in said
+    assert cli.main(["claims", str(path)]) == 0 and capsys.readouterr().out == said
+
+
+def test_effects_and_the_runs_behind_them_are_drawn(tmp_path):
+    claim = read_claim(write(tmp_path))
+    rows = rows_of(claim.points(), lambda p: 25 + 0.01 * p["seed"] ** 2 * p["teacher_forcing.ratio"])
+    effects = plots.plot_effects([*judge(claim, rows), *judge(claim, [])]).axes[0]
+    shown = [label.get_text() for label in effects.get_yticklabels()]
+    assert shown == [
+        'forced against free, strategies = ["ema"] (3 pairs)',
+        "forced against free, strategies = [] (3 pairs)",
+    ]
+    assert effects.get_ylim()[0] > effects.get_ylim()[1], "the first on top"
+
+    figure = plots.plot_sweep(claims.labelled(claim, rows), ["level"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["free", "forced"]
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"mean", "seed 0", "seed 1", "seed 2"}
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert len(dots) == 12, "a dot for each run"
+    for empty in (plots.plot_effects(judge(claim, [])), plots.plot_sweep([], ["level"])):
+        assert not empty.axes and empty.texts, "a sentence in the figure's place"

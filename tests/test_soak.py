@@ -1,0 +1,45 @@
+"""The short form of `python -m benchmarks.soak`: a few rounds, and that it would see a leak."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab4_core.paths import BENCHMARKS
+
+sys.path.insert(0, str(BENCHMARKS))
+import soak
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory and open files are read in /proc")
+
+
+def test_a_few_rounds_leave_no_file_open_and_do_not_grow(tmp_path, capsys):
+    readings = []
+    for number in range(soak.WARM_UP + 4):
+        soak.one_round(tmp_path / str(number), number)
+        readings.append(soak.read(0.0))
+    assert soak.judge([soak.Reading(i, r.memory_mb, r.files) for i, r in enumerate(readings)], 20.0) == []
+
+
+@pytest.mark.parametrize("leak", ["memory", "files"])
+def test_a_leak_is_seen(leak, tmp_path):
+    kept = []
+
+    def leaking(folder: Path, number: int) -> None:
+        if leak == "memory":
+            kept.append(bytearray(12_000_000))
+            kept[-1][:] = b"x" * len(kept[-1])
+        else:
+            kept.append(open(tmp_path / "file", "w"))  # noqa: SIM115 - that is the leak
+
+    readings = []
+    for number in range(soak.WARM_UP + 6):
+        leaking(tmp_path, number)
+        readings.append(soak.Reading(float(number), soak.read(0.0).memory_mb, soak.read(0.0).files))
+    (found,) = soak.judge(readings, 20.0)
+    assert leak in found
+    for file in kept:
+        if leak == "files":
+            file.close()
