@@ -126,4 +126,5 @@ def source(preset: str, overrides: dict[str, Any] | None = None) -> tuple[str, s
     if not isinstance(preset, str) or preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     model = layer(PRESETS[preset], overrides or {}).get("model", "lab")
-    return SOURCES.get(model.get("kind") if isinstance(model, dict) else model, POSES)
+    kind = model.get("kind") if isinstance(model, dict) else model
+    return SOURCES.get(kind, POSES) if isinstance(kind, str) else POSES  # what else it may be, Config refuses

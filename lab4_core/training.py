@@ -211,7 +211,7 @@ class Learner:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.memory = state["memory"]
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        except Exception as e:  # torch takes a tampered state apart without looking: it fails in any way there is
             raise Lab4Error(f"{where}: not a state of this model and optimizer ({e!r})") from e
 
 
@@ -225,10 +225,15 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str) ->
         fits = all(f["params"] == o["params"] for f, o in zip(found, own))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for i, values in moments.items():
-            fits = fits and all(
-                not isinstance(v, Tensor) or v.numel() == 1 or v.shape == parameters[i].shape for v in values.values()
-            )
+            fits = fits and isinstance(values, dict) and all(like_moment(v, parameters[i]) for v in values.values())
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as e:  # a tensor has values() too
         raise Lab4Error(f"{where}: optimizer: no state of an optimizer ({e!r})") from e
     if not fits:
         raise Lab4Error(f"{where}: optimizer: a state of other parameters; expected one of this model and optimizer")
+
+
+def like_moment(value: Any, parameter: Tensor) -> bool:
+    """Whether an optimizer can remember this of that parameter: a number, or a plain tensor of its shape."""
+    if not isinstance(value, Tensor):
+        return True
+    return value.layout == torch.strided and (value.numel() == 1 or value.shape == parameter.shape)
