@@ -127,7 +127,9 @@ def test_ctrl_c_saves_and_returns_the_partial_run(tmp_path, monkeypatch):
         return step(self, batch, number, *rest)
 
     monkeypatch.setattr(engine.Learner, "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs without it
     run = l4.train(config(steps=8, epochs=1), out=tmp_path)
+    signal.signal(signal.SIGINT, before)
     assert run.result["status"] == "partial" and checkpoint.load(run.dir / "last.pt")["step"] == 4
     monkeypatch.setattr(engine.Learner, "step", step)
     assert l4.train(config(steps=8, epochs=1), out=tmp_path).result["status"] == "finished"
