@@ -370,8 +370,23 @@ class Bench:
     """also write the measurements to this file"""
     quick: bool = False
     """fewer repeats"""
+    quality: float | None = None
+    """instead: train lab, compact and best for so many minutes each, and score their rollouts on the way"""
+    data: Folder = None
+    """with --quality: root of the dataset, as for train"""
+    out: Folder = None
+    """with --quality: folder for the runs, as for train"""
 
     def main(self) -> None:
+        if self.quality is not None:
+            from lab4_core.quality import minutes_to, time_to_quality
+
+            found = time_to_quality(self.quality, self.data, self.out, json_path=self.json)
+            for preset, curve in found["curves"].items():
+                first = minutes_to(curve, 30.0)
+                at = f"30 dB after {first:.1f} min" if first else "30 dB never reached"
+                print(f"{preset:10s} {curve[-1][1]:.2f} dB after {curve[-1][0]:.1f} min, {at}")
+            return
         from lab4_core.bench import run_bench
 
         run_bench(json_path=self.json, quick=self.quick)
