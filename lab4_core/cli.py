@@ -326,11 +326,27 @@ class Data:
 
 
 @dataclass(kw_only=True)
+class Export:
+    """Write the best weights of a run, with its configuration and score, into one safetensors file."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """a run's folder"""
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """the file, NAME.safetensors; `lab4 import` makes a run of it again"""
+
+    def main(self) -> None:
+        from lab4_core.inference import load_run
+        from lab4_core.weights import export_weights
+
+        print(export_weights(load_run(self.run), lab_flags.local_path(self.file)))
+
+
+@dataclass(kw_only=True)
 class Import:
-    """Take a published checkpoint of the lab as a run, for evaluate, test and the notebooks."""
+    """Take an exported file or a published checkpoint of the lab as a run, for evaluate, test and the notebooks."""
 
     ckpt: Annotated[Positional[str], arg(metavar="CKPT")]
-    """its .ckpt file: {"state_dict": ...} or the bare weights"""
+    """a .safetensors file of `lab4 export`, or the lab's .ckpt file: {"state_dict": ...} or the bare weights"""
     out: Folder = None
     """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
     norm: Literal["image", "running"] = "image"
@@ -342,6 +358,15 @@ class Import:
     def main(self) -> None:
         from lab4_core.inference import import_checkpoint
 
+        if self.ckpt.endswith(".safetensors"):
+            from lab4_core.weights import pretrained
+
+            if self.sets:
+                raise Lab4Error(
+                    f"import {self.ckpt} --set: an exported file knows its configuration; expected no --set"
+                )
+            print(pretrained(lab_flags.local_path(self.ckpt), self.out).dir)
+            return
         overrides = {"model.norm": self.norm, **options.set_overrides(self.sets)}
         print(import_checkpoint(lab_flags.local_path(self.ckpt), self.out, overrides).dir)
 
@@ -423,6 +448,7 @@ COMMANDS = {
     "sweep": Sweep,
     "claims": Claims,
     "data": Data,
+    "export": Export,
     "import": Import,
     "soup": Soup,
     "bench": Bench,
