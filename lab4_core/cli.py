@@ -6,6 +6,7 @@ torch, matplotlib and nbconvert are imported inside `main`, so that `--help` is 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from lab4_core import lab_flags, options
 from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error
 from lab4_core.lab_flags import LabFlags, TesterFlags
-from lab4_core.options import ConfigFlags, File, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
+from lab4_core.options import ConfigFlags, File, Files, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
+from lab4_core.paths import write_text
 from lab4_core.presets import POSES, PRESETS, PROFILES, SOURCES, load_config, source
 
 
@@ -143,10 +145,21 @@ class Evaluate:
     """another dataset than the run's own, in the LAB4 layout"""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto"""
+    lpips: Files = ()
+    """weights for LPIPS too: the linear layers that the package lpips publishes and, in a second --lpips, torchvision's
+    alexnet or vgg16. Nothing is downloaded"""
+    fvd: File = None
+    """weights for FVD too, of I3D or of torchvision's r3d_18. Nothing is downloaded"""
+    json: File = None
+    """also write the numbers and their protocol to this file"""
 
     def main(self) -> None:
         run = open_run(self.run, None, self.data, {})
-        print_score(score(run, self.data, self.split, self.samples, self.device, self.frames))
+        measures = {"lpips": self.lpips, "fvd": self.fvd}
+        result = score(run, self.data, self.split, self.samples, self.device, self.frames, **measures)
+        print_score(result)
+        if self.json:
+            write_text(self.json, json.dumps(result.summary(), indent=1) + "\n")
 
 
 @dataclass(kw_only=True)
@@ -496,20 +509,26 @@ def score(
     samples: int | None = None,
     device: str = "auto",
     frames: int | None = None,
+    **measures: Any,
 ) -> Any:
     from lab4_core.inference import evaluate
 
     data = dataset_for(run, root)
-    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames)
+    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **measures)
 
 
 def print_score(score: Any) -> None:
     """The model beside its baselines, and how they were measured."""
-    rows = {"this run": score.rows.pop("this model"), **{k: v for k, v in score.rows.items() if k != "this model"}}
-    print(f"{'':16}{'PSNR (dB)':>10}{'SSIM':>8}{'worst frame (dB)':>18}")
+    from lab4_core.scores import MEASURES
+
+    means = score.means
+    rows = {"this run": means.pop("this model"), **means}
+    shown = {k: v for k, v in MEASURES.items() if k in rows["this run"]}
+    print(f"{'':16}" + "".join(f"{title:>11}" for title, _ in shown.values()) + "  worst frame (dB)")
     for name, values in rows.items():
-        psnr, ssim = values["psnr"], values["ssim"]
-        print(f"{name.replace('_', ' '):16}{psnr.mean():10.2f}{ssim.mean():8.3f}{psnr.min():18.2f}")
+        cells = "".join(f"{format(values[k], f) if k in values else '-':>11}" for k, (_, f) in shown.items())
+        worst = score.rows.get(name, score.rows["this model"])["psnr"].min()
+        print(f"{name.replace('_', ' '):16}{cells}{worst:18.2f}")
     print("copy previous knows the true previous frame: a yardstick, no prediction")
     for key, value in score.protocol.items():
         print(f"{key}: {value}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +71,14 @@ def evaluate(
     data: VideoData | None = None,
     device: str = "auto",
     frames: int | None = None,
+    lpips: Sequence[str | os.PathLike] = (),
+    fvd: str | os.PathLike | None = None,
 ) -> Score:
     """Score the best weights of a run on the clips of a split: "val", "train", or "test" where the dataset has the
     truth of its test clips. frames: of a clip, the given ones included (30 is 2 -> 28); else as the run says.
-    See `evaluation.score_model`."""
+
+    lpips, fvd: files with the weights of these measures (`lpips.load_lpips`, `fvd.load_fvd`). They are not part of this
+    project and are never downloaded; without them the protocol says so. See `evaluation.score_model`."""
     if split not in ("val", "train", "test"):
         raise Lab4Error(f"split = {split!r}: expected 'val', 'train' or 'test'")
     data = data or load_data(run.config)
@@ -80,9 +86,23 @@ def evaluate(
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
     device = accel.pick_device(device)
     model = load_model(run, device)
+    missing, measures = {}, {}
+    if lpips:
+        from lab4_core.lpips import load_lpips
+
+        measures["lpips"] = load_lpips(lpips, device)
+    else:
+        missing["lpips"] = "no weights given (lpips=…, lab4 evaluate --lpips FILE)"
+    if fvd:
+        from lab4_core.fvd import load_fvd
+
+        measures["fvd"] = load_fvd(fvd, device)
+    else:
+        missing["fvd"] = "no weights given (fvd=…, lab4 evaluate --fvd FILE)"
     try:
         with accel.memory_for(device, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
-            return score_model(model, clips, cfg, device, split=split, samples=n_samples)
+            score = score_model(model, clips, cfg, device, split=split, samples=n_samples, **measures)
+            return replace(score, protocol=score.protocol | missing)
     except RuntimeError as e:
         raise Lab4Error(f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are not what the model of "
                         f"{run.dir.name} was built for ({e})") from e  # fmt: skip
@@ -210,7 +230,7 @@ def import_checkpoint(
     statistics. Raises `Lab4Error` for a file that could run code, is truncated, or is of another model.
     """
     cfg = Config.from_dict({"name": "imported", **(overrides or {})})
-    weights = checkpoint.lab_weights(path)
+    weights = checkpoint.bare_weights(path)
     shape = (3, 32, 64)
     model = cfg.model.build(shape, shape)
     checkpoint.load_weights(model, weights, f"checkpoint {path}")
