@@ -38,8 +38,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The lab as it is handed out: every default of Config.
     "lab": {},
     "compact": COMPACT,
-    # The same, wider and for longer: half an hour and more on two CPU cores. Its last weights count: the validation clip
-    # is nearly static, and the best of many looks at it would be the weights that copy most.
+    # The same, wider and for longer: half an hour and more on two CPU cores. Its last weights count: the validation
+    # clip of the lab is nearly static, and the best of many looks at it would be the weights that copy most.
     "best": BEST,
     # For a GPU: twice as wide, five times the clips a step.
     "best-gpu": BEST | {"model": {"kind": "compact", "width": 96, "depth": 3}, "batch_size": 48, "epochs": 2000},
