@@ -27,6 +27,7 @@ from lab4_core.strategies import correction
 from lab4_core.submission import write_submission
 
 SHOWN = 16  # test clips that `test` writes pictures of
+FPS = {"poses": 20.0, "actions": 8.0}  # the robot's clips are of 30 frames: a second and a half would show nothing
 
 
 def load_run(folder: str | os.PathLike) -> Run:
@@ -92,13 +93,13 @@ def evaluate(
 
         measures["lpips"] = load_lpips(lpips, device)
     else:
-        missing["lpips"] = "no weights given (lpips=…, lab4 evaluate --lpips FILE)"
+        missing["lpips"] = "no weights given (lab4 evaluate --lpips FILE)"
     if fvd:
         from lab4_core.fvd import load_fvd
 
         measures["fvd"] = load_fvd(fvd, device)
     else:
-        missing["fvd"] = "no weights given (fvd=…, lab4 evaluate --fvd FILE)"
+        missing["fvd"] = "no weights given (lab4 evaluate --fvd FILE)"
     try:
         with accel.memory_for(device, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
             score = score_model(model, clips, cfg, device, split=split, samples=n_samples, **measures)
@@ -154,7 +155,8 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
         panels["pose"] = cond
     given = "the first frame" if n_past == 1 else f"the first {n_past} frames"
     title = f"{run.name}, predicted from {given} and the {'poses' if poses else 'actions'}"
-    return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3)
+    fps = FPS["poses" if poses else "actions"]
+    return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3, fps=fps)
 
 
 def _psnr(run: Run, predicted: torch.Tensor, truth: Any) -> list[float]:
@@ -202,7 +204,8 @@ def test(
             panels["pose"] = clip.cond
         if i >= SHOWN:
             continue
-        video = Video(panels, title=f"test clip {clip.name}", psnr=psnr, n_past=run.config.n_past)
+        fps = FPS["poses" if poses else "actions"]
+        video = Video(panels, title=f"test clip {clip.name}", psnr=psnr, n_past=run.config.n_past, fps=fps)
         for suffix in (".gif", ".png"):
             written.append(folder / f"pred_seq{i}{suffix}")
             video.save(written[-1])
