@@ -530,6 +530,8 @@ def print_score(score: Any) -> None:
         worst = score.rows.get(name, score.rows["this model"])["psnr"].min()
         print(f"{name.replace('_', ' '):16}{cells}{worst:18.2f}")
     print("copy previous knows the true previous frame: a yardstick, no prediction")
+    if score.drift:
+        print(f"drift: {score.drift_text}")
     for key, value in score.protocol.items():
         print(f"{key}: {value}")
 
