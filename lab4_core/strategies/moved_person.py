@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,25 +30,19 @@ class MovedPerson(Strategy):
     What differs from the empty scene (`Clips.scene`) is the person, what differs a little is shadow and goes along.
     A mirrored skeleton gets the colours of the other side. A person whom an edge of the picture cuts off only moves
     towards that edge, since nobody knows what lies behind it. For a static camera; pixels are shifted by whole
-    numbers, so nothing but what is warped is blurred.
+    numbers, so nothing is blurred.
 
     share: of the clips.  right, down: the farthest moves, as shares of the picture's width and height.
-    warp: share of the moved clips whose person also leans and changes size, where no edge cuts it off: by a random
-    affine map about the feet, one for all frames of a clip.  lean: its farthest shear, in pixels sideways a pixel up.
-    stretch: its farthest change of width and of height, as a share.
     """
 
     share: float = 0.7
     right: float = 0.375
     down: float = 0.1
-    warp: float = 0.0
-    lean: float = 0.5
-    stretch: float = 0.12
     augments = True
     augments_apart = True
 
     def __post_init__(self):
-        for name in ("share", "right", "down", "warp", "lean", "stretch"):
+        for name in ("share", "right", "down"):
             check(0 <= getattr(self, name) <= 1, f"moved_person strategy: {name}", getattr(self, name), "in [0, 1]")
 
     def augment(self, frames, cond, clips, progress, rng):
@@ -70,9 +63,6 @@ class MovedPerson(Strategy):
         right = towards(right, at_left, at_right)
         down = towards(down, touches(person[..., :EDGE, :]), touches(person[..., -EDGE:, :]))
         move = Move(right.long(), down.long(), mirrored, height, width)
-        if self.warp:
-            inside = ~(at_left | at_right | touches(person[..., :EDGE, :]) | touches(person[..., -EDGE:, :]))
-            move = Warp(self, person, inside, rng).then(move)
         body, shadow = person * frames, (1 - person) * apart
         new = move(body) + (1 - move(person)) * (scene + move(shadow))
         pose = torch.where(mirrored.view(b, 1, 1, 1, 1), other_side(cond), cond)
@@ -107,33 +97,6 @@ class Move:
         clip = torch.arange(len(x), device=x.device)[:, None, None]
         moved = x.permute(0, 3, 4, 1, 2)[clip, *self.index].permute(0, 3, 4, 1, 2)
         return moved * self.inside
-
-
-class Warp:
-    """Pictures (B, T, C, H, W) through one random affine map a clip; those that are not chosen stay as they are."""
-
-    def __init__(self, how: MovedPerson, person: Tensor, inside: Tensor, rng: torch.Generator):
-        b, height, width = len(person), *person.shape[3:]
-        chosen, lean, wider, higher = torch.rand((4, b), generator=rng, device=rng.device)
-        self.chosen = (chosen < how.warp) & inside
-        shear = (2 * lean - 1) * how.lean * height / width  # affine_grid counts both sides of a picture from -1 to 1
-        wider, higher = (1 / (1 + (2 * v - 1) * how.stretch) for v in (wider, higher))
-        seen = person.amax((1, 2)) > 0.5  # (B, H, W)
-        y, x = (torch.linspace(-1, 1, n, device=rng.device) for n in (height, width))
-        feet = torch.where(seen.any(2), y, -1).amax(1)
-        columns = seen.float().sum(1)
-        middle = (columns * x).sum(1) / columns.sum(1).clamp(min=1)
-        zero = torch.zeros_like(feet)
-        # where a pixel comes from: middle + wider (x - middle) + shear (y - feet), feet + higher (y - feet)
-        rows = [wider, shear, (1 - wider) * middle - shear * feet], [zero, higher, (1 - higher) * feet]
-        self.grid = F.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), (b, 1, height, width), False)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        flat = F.grid_sample(x.flatten(1, 2), self.grid, "bicubic", "zeros", False).view_as(x)
-        return torch.where(self.chosen.view(-1, 1, 1, 1, 1), flat.clamp(min(0.0, float(x.min())), 1), x)
-
-    def then(self, move: Move) -> Callable[[Tensor], Tensor]:
-        return lambda x: move(self(x))
 
 
 def other_side(cond: Tensor) -> Tensor:
