@@ -47,7 +47,7 @@ thead th { border-bottom: 2px solid #8693a0; }
 code, pre, kbd { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .9em; }
 :not(pre) > code { background: #f2f4f6; padding: .1em .3em; border-radius: 3px; }
 pre { background: #f6f8fa; padding: .8em 1em; border-radius: 4px; line-height: 1.45; white-space: pre-wrap; }
-p:has(> math[display=block]) { max-width: none; }
+p:has(> math[display=block]) { max-width: none; width: fit-content; min-width: min(44rem, 100%); }
 .output_error pre { background: #fdecea; }
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "DejaVu Math TeX Gyre", math;
   font-size: 1.08em; }

@@ -138,7 +138,8 @@ def lab(browser, server):
     """The notebook in JupyterLab, all its cells run."""
     page = open_notebook(browser, server.format("widgets.ipynb"))
     page.wait_for_function("window.jupyterapp && jupyterapp.commands.hasCommand('notebook:run-all-cells')")
-    page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="idle"]')
+    kernel = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"
+    page.wait_for_function(f"{kernel}?.status === 'idle'")  # cells that are run earlier are run by nobody
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     done = page.locator(".jp-OutputArea-output", has_text="all cells have run")
     broken = page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]')

@@ -76,7 +76,7 @@ def curves(run: Run) -> Figure:
     if not records:
         return message("nothing to draw yet: the first steps are on their way")
     at = column(records, "step")
-    figure = Figure(figsize=(10.5, 2.9), layout="constrained")
+    figure = Figure(figsize=(10.5, 3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for ax in (left, middle, right):  # by hand, as matplotlib's settings are not for threads to change
         ax.spines[["top", "right"]].set_visible(False)
@@ -96,8 +96,9 @@ def curves(run: Run) -> Figure:
         ax.set(xlabel="step", xlim=(0, 1.04 * last))
     for ax in (left, middle):
         scale_y(ax)
-        ax.margins(y=0.25)
-        ax.legend(loc="upper right", fontsize=8, frameon=False)
+    for ax in (left, middle, right):
+        if ax.get_legend_handles_labels()[1]:  # under the axes, where it covers no curve
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=8, frameon=False)
     left.set_title("loss", fontsize=11)
     middle.set_title("KL and its weight", fontsize=11)
     return figure
@@ -111,10 +112,7 @@ def score(ax: Axes, evals: list[dict[str, Any]]) -> None:
         levels = column(evals, key)
         if np.isfinite(levels).any():
             ax.axhline(levels[np.isfinite(levels)][-1], color=GREY, linestyle=dash, linewidth=1.2, label=name)
-    if evals:
-        ax.margins(y=0.35)
-        ax.legend(loc="best", fontsize=8, frameon=False)
-    else:
+    if not evals:
         ax.text(0.5, 0.5, "no evaluation yet", color=GREY, ha="center", va="center", transform=ax.transAxes)
 
 
