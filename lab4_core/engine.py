@@ -22,7 +22,6 @@ from lab4_core.evaluation import score_model
 from lab4_core.finite import FiniteWatch
 from lab4_core.interrupts import Stopped, stop_requests
 from lab4_core.models.base import count_parameters
-from lab4_core.paths import runs_dir
 from lab4_core.progress import Progress
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
@@ -53,7 +52,7 @@ def train(
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
     data = data or load_data(cfg)
-    folder = runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(data.digest)}"
+    folder = runlog.folder_of(cfg, data.digest, out)
     with distributed.processes(cfg.batch_size), distributed.own_folder(folder) as mine:
         run = _load_or_train(runlog.create(mine, cfg), cfg, data, resume, loggers if distributed.leads() else ())
     return run if run.dir == folder else Run(folder)

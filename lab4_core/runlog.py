@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.paths import remove_leftovers, replacing, write_text
+from lab4_core.paths import remove_leftovers, replacing, runs_dir, write_text
 from lab4_core.scores import Score
 
 STATES = ("last.pt", "previous.pt")  # the state of the training, the newest first
@@ -92,6 +92,11 @@ class Run:
         status = result.get("status", "not finished")
         psnr = f", {result['psnr']:.2f} dB" if result.get("psnr") is not None else ""
         return f"Run({self.name}: {status}{psnr})"
+
+
+def folder_of(config: Config, digest: str, out: str | os.PathLike | None = None) -> Path:
+    """Where a run lies, there or not yet. digest: of its data (`VideoData.digest`); out: as in `paths.runs_dir`."""
+    return runs_dir(out) / f"{config.name}-{config.fingerprint(digest)}"
 
 
 def create(folder: Path, config: Config, anew: bool = False) -> Run:
