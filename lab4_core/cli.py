@@ -218,7 +218,7 @@ class Sweep(Common):
     engine: Literal["local", "ray", "slurm"] = "local"
     """processes here, Ray tasks, or Slurm jobs (through submitit)"""
     slots: int = 0
-    """points at the same time, each with its share of the cores; 0 is one for every two cores"""
+    """points at the same time, each with its share of the cores; 0 is one for every core"""
     file: File = None
     """YAML: a mapping of keys to lists of values is a grid, a list is a list of points, a claim is one with its levels
     and seeds; --set crosses it"""
@@ -230,6 +230,8 @@ class Sweep(Common):
     """slurm: partition of the jobs"""
     timeout_min: int = 0
     """minutes after which a point is ended and counts as failed; 0 is 4 hours on Slurm and a day elsewhere"""
+    show: bool = False
+    """draw curves and moving pictures into the notebook of every point, for which it takes longer"""
 
     def points(self) -> list[dict[str, Any]]:
         from lab4_core.claims import points_of
@@ -250,7 +252,9 @@ class Sweep(Common):
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
         engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min")}
-        rows = run_sweep(points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine)
+        rows = run_sweep(
+            points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine, show=self.show
+        )
         failed = sum(row["status"] != "finished" for row in rows)
         if failed:
             note(f"{failed} of {len(rows)} points did not finish; the same command runs these again")
@@ -275,7 +279,7 @@ class Claims:
     engine: Literal["local", "ray", "slurm"] = "local"
     """as of lab4 sweep"""
     slots: int = 0
-    """points at the same time; 0 is one for every two cores"""
+    """points at the same time; 0 is one for every core"""
 
     def main(self) -> None:
         from lab4_core import claims
