@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lab4_core import checkpoint, runlog
 from lab4_core.config import Config
@@ -44,7 +44,7 @@ def export_weights(run: Run, path: str | os.PathLike) -> Path:
     header = {"config": config, "shapes": [state["frame_shape"], state["cond_shape"]],
               "result": {k: run.result[k] for k in TOLD if k in run.result}}  # fmt: skip
     with replacing(path) as temporary:
-        save_file(weights, temporary, {KEY: json.dumps(header)})
+        temporary.write_bytes(save(weights, {KEY: json.dumps(header)}))
     return path
 
 

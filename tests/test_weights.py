@@ -89,3 +89,11 @@ def test_damaged_foreign_missing(file, tmp_path):
 def test_only_safetensors_are_written(run, tmp_path):
     with pytest.raises(Lab4Error, match=r"expected a name that ends in \.safetensors"):
         weights.export_weights(run, tmp_path / "x.pt")
+
+
+def test_the_shipped_model_draws_the_dancer(tmp_path):
+    assert weights.SHIPPED.stat().st_size < 8e6
+    shipped = l4.pretrained(out=tmp_path)
+    score = l4.evaluate(shipped, frames=60, device="cpu")
+    assert score.mean > score.baselines["repeat_first"]["psnr"].mean() + 5
+    assert shipped.result["psnr"] > 30 and shipped.config.data.kind == "dancer"
