@@ -142,7 +142,7 @@ class Evaluate:
     frames: Whole = None
     """frames of a clip, the given ones included, as 30 for 2 -> 28; else as the run says"""
     data: Folder = None
-    """another dataset than the run's own, in the LAB4 layout"""
+    """another dataset than the run's own: in the LAB4 layout, for the svg model in the BAIR layout"""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto"""
     lpips: Files = ()
@@ -164,12 +164,13 @@ class Evaluate:
 
 @dataclass(kw_only=True)
 class Test:
-    """Predict the test clips: submission.csv as the lab hands it in, a GIF and a film strip of each clip."""
+    """Predict the test clips: submission.csv as the lab hands it in, a GIF and a film strip of each clip. For robot
+    pushing, where the truth is known, psnr.csv with the dB of every frame in the stead of the submission."""
 
     run: Annotated[Positional[str | None], arg(metavar="RUN", help_behavior_hint="")] = None
     """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
     data: Folder = None
-    """dataset in the LAB4 layout; else the run's own"""
+    """dataset in the LAB4 layout, for the svg model in the BAIR layout; else the run's own"""
     out: Folder = None
     """folder for the files; else test/ in the run"""
     seed: int = 0

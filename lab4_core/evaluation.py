@@ -94,6 +94,7 @@ def score_model(
         "samples": f"{samples}, scores averaged" + ("; best sample: of each clip, by its mean" if samples > 1 else ""),
         "psnr": "range 1.0, predictions clipped to [0, 1], mean of the dB of each "
         + ("channel of each frame" if cfg.psnr == "channel" else "frame"),
+        "ssim": "Gaussian window of 11 pixels, sigma 1.5, mean over channels and places (Wang et al. 2004)",
     }
     if lpips is not None:
         protocol["lpips"] = lpips.protocol

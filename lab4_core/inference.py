@@ -41,9 +41,9 @@ def load_model(run: Run, device: str | torch.device = "auto") -> VideoPredictor:
     path = run.dir / "best.pt"
     state = checkpoint.load(path, device)
     source = f"checkpoint {path}"
-    trained = run.result.get("fingerprint")
-    if state.get("run") and trained and state["run"] != trained:
-        raise Lab4Error(f"{source}: of the run {state['run']!r}: expected the one of {run.dir.name}, {trained!r}")
+    trained, found = run.result.get("fingerprint"), state.get("run")
+    if not isinstance(found, (str, type(None))) or (found and trained and found != trained):
+        raise Lab4Error(f"{source}: of the run {str(found)[:40]!r}: expected the one of {run.dir.name}, {trained!r}")
     try:
         part = registry.build("model", state["model"])
         shapes = [tuple(int(n) for n in state[name]) for name in ("frame_shape", "cond_shape")]

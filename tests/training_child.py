@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "lab4_core.engine", "lab4_core.models", "lab4_core.data", "training_child"])
+# torch._dynamo: the optimizers import it, a thousand files, of which each child would compile its own copy
+PARTS = ["engine", "models", "data", "optimizers", "schedules", "teacher_forcing", "strategies"]
+CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "training_child", *(f"lab4_core.{p}" for p in PARTS)])
 
 MEMORY = Path("/dev/shm")  # a kill needs no disk, and one that is slow to sync makes minutes of seconds
 
