@@ -151,7 +151,7 @@ def run_sweep(
         }
         done = len(points) - len(todo)
         say(f"sweep: {len(points)} points, {done} finished before, {len(todo)} to run on {engine}, {slots} at a time")
-        names = {folder: _name(point) for folder, point in zip(folders, points)}
+        names = dict(zip(folders, _names(points)))
         begin = time.time()
         jobs = ENGINES[engine](list(todo.values()), slots, options) if todo else ()
         with watching({folder: names[folder] for folder in todo}, say):
@@ -224,8 +224,11 @@ def _shown(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _name(point: Point) -> str:
-    return " ".join(f"{k}={_cell(v)}" for k, v in point.items())
+def _names(points: Sequence[Point]) -> list[str]:
+    """What tells each point from the others; all of it where there is only one."""
+    keys = list(dict.fromkeys(key for point in points for key in point))
+    told = [k for k in keys if len({cell_text(point.get(k)) for point in points}) > 1] or keys
+    return [" ".join(f"{k}={_cell(point[k])}" for k in told if k in point) for point in points]
 
 
 def _outcome(status: Mapping[str, Any]) -> str:
