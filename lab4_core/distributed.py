@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -54,8 +55,11 @@ def processes(batch_size: int) -> Iterator[None]:
             raise Lab4Error(f"nproc_per_node: expected at most {torch.cuda.device_count()}, the GPUs of this machine")
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # torchrun ends the others with SIGTERM as soon as one is lost: they still have to say so, and have 30 s for it
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         yield
+        signal.signal(signal.SIGTERM, before)
     except RuntimeError as e:
         if not (isinstance(e, dist.DistError) or "gloo" in str(e) or "Connection" in str(e)):
             raise

@@ -152,8 +152,10 @@ def _moderate(value: Any) -> bool:
 
 
 def score_arrays(score: Score) -> dict[str, np.ndarray]:
-    """A score as named arrays: psnr, ssim, and `<baseline>.psnr`, `<baseline>.ssim` for each baseline."""
+    """A score as named arrays: psnr, ssim, brightness, and `<baseline>.psnr`, `<baseline>.ssim` for each baseline."""
     arrays = {"psnr": score.psnr, "ssim": score.ssim}
+    if score.brightness is not None:
+        arrays["brightness"] = score.brightness
     for name, values in {**score.baselines, **({BEST: score.best_of} if score.best_of else {})}.items():
         arrays |= {f"{name}.{k}": v for k, v in values.items()}
     return arrays
@@ -174,7 +176,8 @@ def score_of(arrays: dict[str, Any], protocol: dict[str, Any], where: str) -> Sc
             baselines.setdefault(name, {})[metric] = value
     if not all(b.keys() == {"psnr", "ssim"} for b in baselines.values()):
         raise Lab4Error(f"{where}: not the scores of a run; expected psnr and ssim of every baseline")
-    return Score(arrays["psnr"], arrays["ssim"], baselines, protocol, baselines.pop(BEST, {}))
+    return Score(arrays["psnr"], arrays["ssim"], baselines, protocol, baselines.pop(BEST, {}),
+                 brightness=arrays.get("brightness"))  # fmt: skip
 
 
 def write_score(path: Path, score: Score) -> None:

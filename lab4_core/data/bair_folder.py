@@ -143,7 +143,7 @@ def find_root(root: str) -> Path:
         raise Lab4Error(f"data bair: root = '': {LAYOUT}; pass --data ROOT or set BAIR_DATA")
     path = existing_folder(root, LAYOUT)
     if not is_bair_root(path):
-        near = [*sorted(p for p in path.iterdir() if p.is_dir()), *list(path.parents)[:3]]
+        near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
         fits = next((p for p in near if is_bair_root(p)), None)
         hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
         raise Lab4Error(f"data root {str(path)!r} has no folder train/traj_… or test/traj_…: {LAYOUT}{hint}")

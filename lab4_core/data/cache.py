@@ -35,7 +35,7 @@ def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -
     if arrays is None:
         arrays = make()
         arrays["digest"] = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
-        paths.remove_leftovers(paths.CACHE, older_than=3600)  # a killed process leaves as much as a dataset
+        paths.remove_leftovers(paths.CACHE, paths.STALE)  # a killed process leaves as much as a dataset
         try:
             with paths.replacing(path) as temporary:
                 np.savez(temporary, manifest=stamp, **arrays)
