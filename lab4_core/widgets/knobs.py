@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from lab4_core.errors import Lab4Error
-from lab4_core.widgets.live import Live, png
+from lab4_core.widgets.live import Live, png, stacked
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -133,4 +133,4 @@ class Knobs(Live):
 
         for control in controls.values():
             control.observe(draw, "value")
-        return w.VBox([*controls.values(), picture])
+        return stacked(*controls.values(), picture)

@@ -32,6 +32,13 @@ def png(picture: bytes | Figure) -> bytes:
     return Picture(picture, alt="").png(dpi=80) if isinstance(picture, Figure) else picture
 
 
+def stacked(*parts: Widget) -> Widget:
+    """Controls and pictures from top to bottom, each as wide as it is: a stretched picture is a blurred one."""
+    import ipywidgets as w
+
+    return w.VBox(parts, layout={"align_items": "flex-start", "max_width": "100%"})
+
+
 class Live:
     """A widget with a static twin. Subclasses give `still`, `build`, `alt` and `caption`."""
 

@@ -25,7 +25,7 @@ from lab4_core.media import (
     to_uint8,
 )
 from lab4_core.plots.style import COLOURS, GREY, plain, styled
-from lab4_core.widgets.live import Live
+from lab4_core.widgets.live import Live, stacked
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -133,7 +133,8 @@ class Player(Live):
         picture = w.Image(value=self.look(0), format="png")
         play = w.Play(value=0, min=0, max=last, interval=max(SHORTEST, round(normal)), show_repeat=True)
         slider = w.IntSlider(value=0, min=0, max=last, description="frame", layout={"width": "32em"})
-        speed = w.ToggleButtons(options=list(SPEEDS), value="1", description="speed", style={"button_width": "3em"})
+        narrow = {"style": {"button_width": "3em", "description_width": "4em"}, "layout": {"width": "max-content"}}
+        speed = w.ToggleButtons(options=list(SPEEDS), value="1", description="speed", **narrow)
 
         def set_speed(_change: Any = None) -> None:
             wanted = normal / SPEEDS[speed.value]
@@ -144,7 +145,7 @@ class Player(Live):
         speed.observe(set_speed, "value")
         slider.observe(lambda change: setattr(picture, "value", self.look(change.new)), "value")
         w.jslink((play, "value"), (slider, "value"))
-        return w.VBox([w.HBox([play, slider]), speed, picture])
+        return stacked(w.HBox([play, slider]), speed, picture)
 
 
 @styled

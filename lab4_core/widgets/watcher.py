@@ -18,7 +18,7 @@ from lab4_core.errors import Lab4Error
 from lab4_core.plots.style import BASELINES, COLOURS, GREY, message
 from lab4_core.plots.training import column, draw, scale_y
 from lab4_core.runlog import Run
-from lab4_core.widgets.live import Live, png, someone_watches
+from lab4_core.widgets.live import Live, png, someone_watches, stacked
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -76,7 +76,7 @@ def curves(run: Run) -> Figure:
     if not records:
         return message("nothing to draw yet: the first steps are on their way")
     at = column(records, "step")
-    figure = Figure(figsize=(10.5, 3), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for ax in (left, middle, right):  # by hand, as matplotlib's settings are not for threads to change
         ax.spines[["top", "right"]].set_visible(False)
@@ -84,7 +84,7 @@ def curves(run: Run) -> Figure:
         ax.set_axisbelow(True)
     for i, (name, label) in enumerate({"loss": "loss", "mse": "reconstruction"}.items()):
         draw(left, at, column(records, name), color=COLOURS[i], linestyle=("-", "--")[i], label=label)
-    draw(middle, at, column(records, "kld"), color=COLOURS[0], label="KL (nats, as in the loss)")
+    draw(middle, at, column(records, "kld"), color=COLOURS[0], label="KL (nats)")
     price = middle.twinx()
     draw(price, at, column(records, "beta"), color=GREY, linestyle=":", label="β (right)")
     price.spines["top"].set_visible(False)
@@ -98,7 +98,7 @@ def curves(run: Run) -> Figure:
         scale_y(ax)
     for ax in (left, middle, right):
         if ax.get_legend_handles_labels()[1]:  # under the axes, where it covers no curve
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=8, frameon=False)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), fontsize=8, frameon=False)
     left.set_title("loss", fontsize=11)
     middle.set_title("KL and its weight", fontsize=11)
     return figure
@@ -145,7 +145,7 @@ class Watcher(Live):
         button = w.Button(description="stop watching", tooltip="the training goes on")
         button.on_click(lambda _: self.stop(wait=False))
         self.follow()
-        return w.VBox([self._line, self._image, button])
+        return stacked(self._line, self._image, button)
 
     def follow(self) -> None:
         """Begin to look at the files again and again, in a thread; it ends with the run, with `stop`, or with the
