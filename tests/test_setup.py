@@ -132,7 +132,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add(node.module.partition(".")[0])
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
-            names.add(node.args[0].value.partition(".")[0])
+            names |= {arg.value.partition(".")[0] for arg in node.args if isinstance(arg, ast.Constant)}
     return names
 
 
