@@ -12,7 +12,7 @@ from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
-from lab4_core.metrics import baseline_frames, frame_scores
+from lab4_core.metrics import baseline_frames, brightness_per_frame, frame_scores
 from lab4_core.models.base import VideoPredictor
 from lab4_core.scores import Score
 from lab4_core.strategies import correction
@@ -78,7 +78,10 @@ def score_model(
 
         how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick}
         made = (rollout(model, past, cond, seed=s + samples * begin, **how) for s in range(samples))
-        runs.append([scores(seen("this model", pred), future) for pred in made])
+        runs.append([
+            {**scores(seen("this model", pred), future), "brightness": brightness_per_frame(pred, future).cpu().numpy()}
+            for pred in made
+        ])  # fmt: skip
         guesses = baseline_frames(truth, n_past)
         still.append({name: scores(seen(name, guess), future) for name, guess in guesses.items()})
         seen("truth", future)
@@ -100,7 +103,8 @@ def score_model(
     # (samples, N, S)
     all_scores = {k: np.stack([np.concatenate([r[k] for r in sample]) for sample in zip(*runs)]) for k in runs[0][0]}
     means = {k: v.mean(0, dtype=np.float64).astype(np.float32) for k, v in all_scores.items()}
-    best = {k: _best(v, k in LOWER_IS_BETTER) for k, v in all_scores.items()} if samples > 1 else {}
+    ranked = {k: v for k, v in all_scores.items() if k != "brightness"}
+    best = {k: _best(v, k in LOWER_IS_BETTER) for k, v in ranked.items()} if samples > 1 else {}
     return Score(**means, baselines=_joined(still), protocol=protocol, best_of=best, fvd=_distances(fvd, features))
 
 

@@ -47,6 +47,12 @@ def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = 11, sigma: float =
     return torch.cat(scores).view(pred.shape[:2])
 
 
+def brightness_per_frame(pred: Tensor, truth: Tensor) -> Tensor:
+    """Mean of a predicted frame less that of the true one, (N, T, C, H, W) -> (N, T) in units of the range [0, 1]: a
+    rollout that fades or darkens moves away from 0."""
+    return pred.float().clamp(0, 1).flatten(2).mean(2) - truth.float().flatten(2).mean(2)
+
+
 def baseline_frames(truth: Tensor, n_past: int = 1) -> dict[str, Tensor]:
     """What two predictors that know nothing of the condition give for the frames n_past.. of (N, T, C, H, W).
 

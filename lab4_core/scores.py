@@ -19,7 +19,9 @@ class Score:
     best_of those of each clip's best sample (the one of the highest mean PSNR, the one of the highest mean SSIM).
 
     Where weights were given for them: lpips is (N, S) too, and stands in baselines and best_of (there of the lowest);
-    fvd is one number for each row of `rows` but the best sample."""
+    fvd is one number for each row of `rows` but the best sample.
+
+    brightness (N, S) is the mean of a predicted frame less that of the true one, range 1.0."""
 
     psnr: np.ndarray
     ssim: np.ndarray
@@ -28,6 +30,29 @@ class Score:
     best_of: dict[str, np.ndarray] = field(default_factory=dict)
     lpips: np.ndarray | None = None
     fvd: dict[str, float] = field(default_factory=dict)
+    brightness: np.ndarray | None = None
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """What a rollout loses on its way: `psnr`, the slope of the mean PSNR along the clip in dB per 100 frames
+        (least squares), and where it is known `brightness`, of the last 100 frames against the true ones, in grey
+        levels of 255. Nothing for fewer than 100 frames, whose slope says little."""
+        curve = self.psnr.mean(0, dtype=np.float64)
+        if len(curve) < 100 or not np.isfinite(curve).all():
+            return {}
+        drift = {"psnr": 100 * float(np.polyfit(np.arange(len(curve)), curve, 1)[0])}
+        if self.brightness is not None:
+            drift["brightness"] = 255 * float(self.brightness[:, -100:].mean(dtype=np.float64))
+        return drift
+
+    @property
+    def drift_text(self) -> str:
+        """The drift in words, "" where there is none to tell."""
+        drift = self.drift
+        parts = [f"{drift['psnr']:+.2f} dB per 100 frames"] if drift else []
+        if "brightness" in drift:
+            parts.append(f"brightness of the last 100 frames {drift['brightness']:+.1f} of 255 grey levels")
+        return ", ".join(parts)
 
     @property
     def mean(self) -> float:
@@ -57,6 +82,7 @@ class Score:
             **own,
             "psnr": round(self.mean, 4),
             "baselines": rows,
+            **({"drift": {k: round(v, 3) for k, v in self.drift.items()}} if self.drift else {}),
             **({"best_of": best} if best else {}),
             "protocol": self.protocol,
         }
@@ -73,7 +99,8 @@ class Score:
         )
         n, t = self.psnr.shape
         return (
-            f"<table><caption>mean over {n} clip{'s' * (n > 1)} of {t} predicted frames</caption>"
+            f"<table><caption>mean over {n} clip{'s' * (n > 1)} of {t} predicted frames"
+            f"{'; drift: ' * bool(self.drift)}{self.drift_text}</caption>"
             f"<tr><th>predictor</th>{head}</tr>{body}</table>"
         )
 

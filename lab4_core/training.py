@@ -183,7 +183,8 @@ class Learner:
             return {name: value.detach() for name, value in terms.items()} | {"skipped": torch.tensor(True)}
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        with accel.autocast(self.device, self.dtype):  # an optimizer of matrix products takes the same arithmetic
+            self.optimizer.step()
         for strategy, memory in zip(cfg.strategies, self.memory):
             strategy.after_step(model, memory, step)
         return {name: value.detach() for name, value in terms.items()}

@@ -117,7 +117,7 @@ def test_a_sweep_runs_each_point_once_and_a_failure_stops_nothing(notebook, tmp_
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     started = (tmp_path / "started").read_text().splitlines()
     assert sorted(started) == [f"cyclical 2 books {threads}", f"monotonic 2 books {threads}"]
-    assert len(said) == 5 and "4/4" in said[-1] and "0 s left" in said[-1]
+    assert len(said) == 5 and "4/4  annealing=" in said[-1] and "0 s left" in said[-1]
 
     for row in rows:
         folder = tmp_path / "out" / "points" / row["point"]
