@@ -39,6 +39,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Inside `autocast`: the arithmetic of the tensors as they are."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def describe(device: torch.device) -> str:
     """The device in words, for results and benchmarks."""
     if device.type == "cuda":
