@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from lab4_core import accel
 from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
@@ -59,7 +60,8 @@ def score_model(
     runs, still = [], []  # of each batch of clips: the scores of every sample, and those of the baselines
     for begin in range(0, n, AT_ONCE):
         truth, cond = clip_batch(clips, cfg.eval_frames, device, slice(begin, begin + AT_ONCE))
-        how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick}
+        how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick,
+               "dtype": accel.pick_precision(cfg.precision, device)}  # fmt: skip
         made = (rollout(model, truth[:, :n_past], cond, seed=s + samples * begin, **how) for s in range(samples))
         runs.append([frame_scores(pred, truth[:, n_past:], cfg.psnr) for pred in made])
         still.append(baselines(truth, n_past, cfg.psnr))

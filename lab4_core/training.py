@@ -131,6 +131,7 @@ class Learner:
 
     def __init__(self, cfg: Config, model: VideoPredictor, device: torch.device):
         self.cfg, self.model, self.device = cfg, model, device
+        accel.keep_freed_memory()
         self.dtype = accel.pick_precision(cfg.precision, device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = cfg.optimizer.build(self.parameters)
@@ -201,7 +202,8 @@ class Learner:
         if self.device.type != "cpu":
             draws_inside = any(type(s).during is not Strategy.during for s in self.cfg.strategies)
             return {"known": batch.known, "ahead": not draws_inside}
-        if not getattr(self.cfg.loss, "sums_over_steps", False) or distributed.size() > 1:  # DistributedDataParallel: one pass backward
+        additive = getattr(self.cfg.loss, "sums_over_steps", False)
+        if not additive or distributed.size() > 1:  # DistributedDataParallel knows one backward pass a step
             return {"known": batch.known}
 
         def settle(x_pred: Tensor, steps: slice) -> None:

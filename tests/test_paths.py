@@ -122,7 +122,7 @@ def test_short_pieces_are_long_ones(monkeypatch):
 
 @pytest.mark.parametrize("path", ["pieces", "ahead"])
 def test_what_is_fed_and_corrected_is_fed_and_corrected_along_every_path(path):
-    hooks = {"feed": lambda x_in, x_last: x_in + 0.1 * x_last, "correct": lambda x_pred, x_last: 0.5 * (x_pred + x_last)}
+    hooks = {"feed": lambda x_in, x_last: x_in + 0.1 * x_last, "correct": lambda x, x_last: 0.5 * (x + x_last)}
     data = clip(build(COMPACT))
     one = gradients(build(COMPACT), data, WEIGHTS["free"], "one graph", hooks=hooks)
     same(gradients(build(COMPACT), data, WEIGHTS["free"], path, hooks=hooks), one)

@@ -44,7 +44,7 @@ class Inputs:
     correct: Feed | None
 
     def __call__(self, piece: slice, x_pred: Tensor, x_last: Tensor) -> Tensor:
-        """The inputs (k * B, …) of a piece; x_pred and x_last (B, …): the prediction before it, and the input before."""
+        """The inputs (k * B, …) of a piece; x_pred, x_last (B, …): the prediction and the input just before it."""
         t = piece.start
         x_in = self.x[piece].flatten(0, 1)
         if not self.known[t]:
@@ -81,7 +81,7 @@ def rows(v: Tensor | Cut, begin: int, end: int) -> Tensor:
 
 
 def mend(value: Tensor, cuts: list[Cut]) -> Tensor:
-    """`value` as it is; a backward pass through it carries on what has come to the cuts, whatever value's own gradient."""
+    """`value` as it is; a backward pass through it takes along what has come to the cuts, once."""
     open_cuts = [cut for cut in cuts if cut.grad is not None]
     return _Mend.apply(value, [cut.grad for cut in open_cuts], *(cut.whole for cut in open_cuts))
 
