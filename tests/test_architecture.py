@@ -17,8 +17,8 @@ PACKAGE = ROOT / "lab4_core"
 ORDER = """
     errors distributed paths registry config presets losses metrics scores schedules teacher_forcing muon optimizers
     layers models progress data strategies gif media accel free_running evaluation submission checkpoint runlog
-    clock training trackers finite interrupts engine inference soups plots mathml export sweep_point sweep_engines
-    sweep_watch sweep claims report bench student_edition bair_flags lab_flags options cli
+    clock graphs training trackers finite interrupts engine inference soups plots mathml export sweep_point
+    sweep_engines sweep_watch sweep claims report bench student_edition bair_flags lab_flags options cli
 """.split()
 
 ENGINE = {"accel", "free_running", "evaluation", "checkpoint", "training", "engine", "inference"}
