@@ -25,7 +25,7 @@ def encode_label(model: nn.Module, label: Tensor) -> Tensor:
 def train_loss(model: nn.Module, frames: Tensor, labels: Tensor, eps: Tensor, beta: float, teacher_forcing: bool,
                detach: bool) -> Tensor:  # fmt: skip
     """The lab's loss of a clip: MSE and KL summed over the predicted frames (B, T, …), noise given."""
-    batch, mse, kld = frames.shape[0], torch.zeros(()), torch.zeros(())
+    batch, mse, kld = frames.shape[0], 0.0, 0.0
     x_prev = frames[:, 0]
     for t in range(1, frames.shape[1]):
         label = encode_label(model, labels[:, t])
@@ -57,7 +57,7 @@ def rollout(model: nn.Module, first: Tensor, labels: Tensor, generator: torch.Ge
     x, frames = first, []
     for t in range(1, labels.shape[1]):
         label = encode_label(model, labels[:, t])
-        z = torch.randn(1, *model.latent_shape, generator=generator)
+        z = torch.randn(1, *model.latent_shape, generator=generator, device=first.device)
         x = model.Generator(model.Decoder_Fusion(torch.cat([model.frame_transformation(x), label, z], 1)))
         frames.append(x)
     return torch.stack(frames, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 
 import torch
 
@@ -27,16 +29,44 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of training for a `precision` field. `auto` is bf16 on a CUDA device that has it and fp32
-    elsewhere."""
+    """The arithmetic of training and of rollouts for a `precision` field. `auto` is bf16 on a CUDA device that has it
+    and on a CPU whose matrix unit computes in it (AMX), where it wins (benchmarks/README.md), and fp32 elsewhere."""
     if name == "auto":
-        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        name = "bf16" if on_cuda or (device.type == "cpu" and has_amx()) else "fp32"
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def has_amx() -> bool:
+    """Whether this processor multiplies bf16 matrices in hardware. Processors with avx512_bf16 alone gain little."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16")) and bool(capabilities.get("amx_tile"))
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that tensors free. By default it hands large blocks back to the system, which fills
+    them with zeros page by page when the next tensor asks for them: a fifth of a training step of the lab's model.
+
+    What the process has once used it keeps, as it does with a GPU's memory. False where the allocator is another one.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # macOS, Windows, musl
+        return False
+    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """bf16 where asked for; weights, losses and metrics stay fp32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Inside `autocast`: the arithmetic of the tensors as they are."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def describe(device: torch.device) -> str:

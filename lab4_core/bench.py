@@ -2,7 +2,7 @@
 
 A time alone says more about the machine than about the code. Each row is the median of the ratios of neighbouring
 measurements, with their spread, on the same weights, inputs and noise; whether it is the same mathematics is
-held by tests/test_models.py.
+held by tests/test_paths.py.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lab4_core import accel
+from lab4_core.clock import Clock
+from lab4_core.config import Config
+from lab4_core.data import Clips, load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
-from lab4_core.models.base import VideoPredictor
 from lab4_core.paths import BENCHMARKS, write_text
 from lab4_core.presets import load_config
-from lab4_core.training import Batch, Learner, build_model
+from lab4_core.training import Batch, Learner, build_model, make_batch
 
 Row = dict[str, Any]
+SHAPE = (3, 32, 64)
+NARROW = {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}  # a check that it runs, not a measurement
 
 
 def reference() -> Any:
@@ -42,19 +47,18 @@ def reference() -> Any:
     return module
 
 
+def seconds_of(f: Callable[[], Any]) -> float:
+    """Wall time of a call, the work it left a GPU with included."""
+    begin = time.perf_counter()
+    f()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
 def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> Row:
     """Time the two alternately, after one warm-up each. Returns medians in seconds, the ratio and its range."""
-    pairs = []
-    for i in range(repeats + 1):
-        times = []
-        for f in (ours, theirs):
-            begin = time.perf_counter()
-            f()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - begin)
-        if i:
-            pairs.append(times)
+    pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(repeats + 1)][1:]
     ratios = [b / a for a, b in pairs]
     return {
         "what": name,
@@ -66,84 +70,181 @@ def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repe
     }
 
 
-def training_step(forced: bool, device: torch.device, frames: int, repeats: int) -> Row:
-    """The lab preset's optimizer step on a batch of 2 clips."""
-    plain = reference()
-    shape = (3, 32, 64)
-    data = _Shapes(shape)
-    cfg = load_config("full", "lab", overrides={"precision": "fp32"})
+def config(precision: str, device: torch.device, quick: bool) -> Config:
+    narrow = {"model": NARROW} if quick else {}
+    return load_config("full", "lab", overrides={"precision": precision, "device": str(device), **narrow})
+
+
+def steps(cfg: Config, forced: bool, frames: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """An optimizer step of this library and one of the plain loop, on one batch of 2 clips."""
+    plain, device = reference(), accel.pick_device(cfg.device)
     torch.manual_seed(0)
-    x, c = torch.rand(2, frames, *shape, device=device), torch.rand(2, frames, *shape, device=device)
+    x, c = (torch.rand(2, frames, *SHAPE, device=device) for _ in range(2))
     weight = torch.full((2, frames - 1), float(forced), device=device)
     weight[:, 0] = 1
     batch = Batch(x, c, weight, forced, float(forced), None, None)
-    learner = Learner(cfg, build_model(cfg, data, device), device)
-    other = build_model(cfg, data, device).to(memory_format=torch.contiguous_format)
+    learner = Learner(cfg, build_model(cfg, shapes(), device), device)
+    other = build_model(cfg, shapes(), device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(other.parameters(), lr=1e-3)
     eps = torch.randn(2, frames - 1, *learner.model.latent_shape, device=device)
-    return by_turns(
-        f"training step, {'teacher-forced' if forced else 'free-running'}, 2 x {frames} frames, lab preset, fp32",
-        lambda: learner.step(batch, 0, 0.5, 1e-3),
-        lambda: plain.train_step(other, optimizer, x, c, eps, 0.5, forced),
-        repeats,
-    )
+    return (lambda: learner.step(batch, 0, 0.5, 1e-3),
+            lambda: plain.train_step(other, optimizer, x, c, eps, 0.5, forced))  # fmt: skip
 
 
-def rollouts(device: torch.device, frames: int, clips: int, repeats: int) -> Row:
+def training_step(forced: bool, precision: str, on: torch.device, frames: int, repeats: int, quick: bool) -> Row:
+    """The lab preset's optimizer step, and its GFLOP/s: the floating-point operations of the plain loop a second."""
+    ours, theirs = steps(config(precision, on, quick), forced, frames)
+    how = "teacher-forced" if forced else "free-running"
+    row = by_turns(f"training step, {how}, 2 x {frames} frames, {precision}", ours, theirs, repeats)
+    _, two_frames = steps(config("fp32", on, quick), forced, 2)
+    with FlopCounterMode(display=False) as counter:
+        two_frames()
+    flops = counter.get_total_flops() * (frames - 1) / 1e9
+    return row | {"gflops": flops / row["seconds"], "reference_gflops": flops / row["reference_seconds"]}
+
+
+def peak_memory(on: torch.device, frames: int, quick: bool) -> Row:
+    """Peak memory of three free-running steps with the prediction detached, each side in a fresh process, fp32."""
+    return {"what": f"peak memory, free-running, detached, 2 x {frames} frames, fp32 (MB)", "repeats": 1,
+            **_ratio(*(_peak(side, on, frames, quick) for side in (0, 1)))}  # fmt: skip
+
+
+def _ratio(ours: float, theirs: float) -> Row:
+    return {"megabytes": ours, "reference_megabytes": theirs, "ratio": theirs / ours}
+
+
+def _peak(side: int, on: torch.device, frames: int, quick: bool) -> float:
+    code = f"from lab4_core.bench import print_peak; print_peak({side}, {str(on)!r}, {frames}, {quick})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
+    """In a process of its own: the most memory that three steps of a side (0 ours, 1 the plain loop) came to, in MB."""
+    step = steps(config("fp32", accel.pick_device(device), quick), False, frames)[side]
+    for _ in range(3):
+        step()
+    if device.startswith("cuda"):
+        print(torch.cuda.max_memory_allocated() / 1e6)
+        return
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+
+
+def rollouts(precision: str, on: torch.device, frames: int, clips: int, repeats: int, quick: bool) -> Row:
     """Test clips predicted in one batch, against one after the other."""
-    plain = reference()
-    cfg = load_config("full", "lab")
-    model: VideoPredictor = build_model(cfg, _Shapes((3, 32, 64)), device).eval()
-    other = build_model(cfg, _Shapes((3, 32, 64)), device).to(memory_format=torch.contiguous_format)
+    plain, cfg = reference(), config(precision, on, quick)
+    model = build_model(cfg, shapes(), on).eval()
+    other = build_model(cfg, shapes(), on).to(memory_format=torch.contiguous_format)
     torch.manual_seed(0)
-    past, cond = torch.rand(clips, 1, 3, 32, 64, device=device), torch.rand(clips, frames, 3, 32, 64, device=device)
-    generator = torch.Generator(device).manual_seed(0)
+    past, cond = torch.rand(clips, 1, *SHAPE, device=on), torch.rand(clips, frames, *SHAPE, device=on)
+    generator = torch.Generator(on).manual_seed(0)
+    dtype = accel.pick_precision(precision, on)
 
     def one_by_one() -> None:
         for i in range(clips):
             plain.rollout(other, past[i : i + 1, 0], cond[i : i + 1], generator)
 
-    return by_turns(f"rollout of {clips} clips of {frames} frames, lab preset, fp32",
-                    lambda: rollout(model, past, cond), one_by_one, repeats)  # fmt: skip
+    return by_turns(f"rollout of {clips} clips of {frames} frames, {precision}",
+                    lambda: rollout(model, past, cond, dtype=dtype), one_by_one, repeats)  # fmt: skip
+
+
+def data_of_a_step(step_seconds: float, on: torch.device, frames: int, repeats: int) -> Row:
+    """Making a batch once the dataset is loaded, and its share of a training step (and so of an epoch)."""
+    cfg = load_config("full", "lab", overrides={
+        "data": {"kind": "dancer", "clips": 2, "frames": 64, "test_clips": 0}, "n_frames": frames, "shuffle": True,
+    })  # fmt: skip
+    clips = load_data(cfg).train
+    clips = Clips(clips.frames.to(on), clips.cond.to(on), clips.starts)
+    clock = Clock(cfg, clips.spans)
+    times = [
+        seconds_of(lambda i=i: make_batch(cfg, clips, clock.at(i, 0.0), i, False)) for i in range(4 * repeats + 1)
+    ][1:]
+    seconds = statistics.median(times)
+    return {"what": f"data of a step, 2 x {frames} frames", "seconds": seconds, "share": seconds / step_seconds,
+            "repeats": len(times)}  # fmt: skip
+
+
+def peak(what: str, dtype: torch.dtype, on: torch.device, repeats: int, quick: bool) -> Row:
+    """What this machine reaches at best in a 3x3 convolution or a matrix product (GFLOP/s)."""
+    n = 64 if quick else 256
+    if what == "conv 3x3":
+        x = torch.randn(16, n, 32, 64, device=on, dtype=dtype).to(memory_format=torch.channels_last)
+        w = torch.randn(n, n, 3, 3, device=on, dtype=dtype).to(memory_format=torch.channels_last)
+        flops, f = 2 * 16 * 32 * 64 * n * n * 9, lambda: torch.nn.functional.conv2d(x, w, padding=1)
+    else:
+        a, b = (torch.randn(8 * n, 8 * n, device=on, dtype=dtype) for _ in range(2))
+        flops, f = 2 * (8 * n) ** 3, lambda: a @ b
+    with torch.no_grad():
+        times = [seconds_of(f) for _ in range(3 * repeats)]
+    return {"what": f"peak, {what}, {str(dtype).removeprefix('torch.')}", "seconds": min(times),
+            "gflops": flops / min(times) / 1e9, "repeats": len(times)}  # fmt: skip
 
 
 def start_up(code: str, name: str) -> Row:
     """Seconds a fresh interpreter takes for something, the best of three."""
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - begin)
+    run = [sys.executable, "-c", code]
+    times = [seconds_of(lambda: subprocess.run(run, check=True, stdout=subprocess.DEVNULL)) for _ in range(3)]
     return {"what": name, "seconds": min(times), "repeats": 3}
 
 
 def run_bench(json_path: str | os.PathLike | None = None, quick: bool = False, device: str = "auto") -> dict[str, Any]:
-    """Measure everything and print one table; `json_path` keeps it, with the device named. quick: short clips,
-    one repeat: a check that it runs, not a measurement."""
+    """Measure everything and print one table; `json_path` keeps it, with the device named. quick: a narrow model,
+    short clips, one repeat: a check that it runs, not a measurement."""
     on = accel.pick_device(device)
     frames, long, repeats = (4, 8, 1) if quick else (16, 64, 5)
     rows: list[Row] = []
-    print(f"{'':70s}  seconds  reference  ratio")
-    for measure in (
-        lambda: training_step(False, on, frames, repeats),
-        lambda: training_step(True, on, frames, repeats),
-        lambda: rollouts(on, long, 5, max(1, repeats - 2)),
-        lambda: start_up("import lab4_core", "import lab4_core"),
-        lambda: start_up("import lab4_core.cli as c; c.main(['--help'])", "lab4 --help"),
-    ):
-        row = measure()
+    print(HEADER)
+
+    def add(row: Row) -> Row:
         rows.append(row)
-        ratio = f"{row['reference_seconds']:9.3f}  {row['ratio']:4.2f}x" if "ratio" in row else ""
-        print(f"{row['what']:70s} {row['seconds']:8.3f}  {ratio}", flush=True)
-    found = {"device": accel.describe(on), "torch": torch.__version__, "cores": os.cpu_count(), "quick": quick,
+        print(line(row), flush=True)
+        return row
+
+    for what in ("conv 3x3", "matmul"):
+        for dtype in (torch.float32, torch.bfloat16):
+            add(peak(what, dtype, on, repeats, quick))
+    for precision in ("fp32", "auto"):
+        for forced in (False, True):
+            step = add(training_step(forced, precision, on, frames, repeats, quick))
+    add(peak_memory(on, frames, quick))
+    for precision in ("fp32", "auto"):
+        add(rollouts(precision, on, long, 5, max(1, repeats - 2), quick))
+    add(data_of_a_step(step["seconds"], on, frames, repeats))
+    add(start_up("import lab4_core", "import lab4_core"))
+    add(start_up("import lab4_core.cli as c; c.main(['--help'])", "lab4 --help"))
+    found = {"device": accel.describe(on), "auto": str(accel.pick_precision("auto", on)).removeprefix("torch."),
+             "torch": torch.__version__, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "quick": quick,
              "rows": rows}  # fmt: skip
     if json_path:
         write_text(Path(json_path), json.dumps(found, indent=1) + "\n")
     return found
 
 
-class _Shapes:
-    """Stands in for clips where only their shapes are asked for."""
+HEADER = f"{'':60s} {'ours':>10s} {'reference':>10s} {'ratio':>7s}  range        GFLOP/s"
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.frames = self.cond = torch.empty(1, *shape)
+
+def cells(row: Row) -> list[str]:
+    """A row as text: what, ours, the reference's, their ratio, its range, GFLOP/s; empty where there is none."""
+    unit = "megabytes" if "megabytes" in row else "seconds"
+    number = "{:.0f} MB" if unit == "megabytes" else "{:.4f} s" if row[unit] < 0.1 else "{:.3f} s"
+    ratio = f"{row['ratio']:.2f}x" if "ratio" in row else f"{row['share']:.2%}" if "share" in row else ""
+    spread = "{:.2f}..{:.2f}".format(*row["ratio_range"]) if "ratio_range" in row else ""
+    theirs = number.format(row[f"reference_{unit}"]) if f"reference_{unit}" in row else ""
+    gflops = f"{row['gflops']:.0f}" if "gflops" in row else ""
+    return [row["what"], number.format(row[unit]), theirs, ratio, spread, gflops]
+
+
+def line(row: Row) -> str:
+    return "{:60s} {:>10s} {:>10s} {:>7s}  {:12s} {:>7s}".format(*cells(row))
+
+
+def shapes() -> Any:
+    """Stands in for clips where only their shapes are asked for."""
+    return _Shapes()
+
+
+class _Shapes:
+    frames = cond = torch.empty(1, *SHAPE)

@@ -200,3 +200,27 @@ def bare_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise Lab4Error(f"checkpoint {path}: expected a dict of tensors, or one under 'state_dict'")
     return {str(k).removeprefix("module."): v for k, v in weights.items()}
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str) -> None:
+    """Raise `Lab4Error` unless `state` can be loaded into `optimizer`: torch itself takes a state of wrong shapes
+    and fails in the next step."""
+    try:
+        own = optimizer.state_dict()["param_groups"]
+        found, moments = state["param_groups"], state["state"]
+        check_like(own, found, f"{where}: optimizer: param_groups")
+        fits = all(f["params"] == o["params"] for f, o in zip(found, own))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for i, values in moments.items():
+            fits = fits and isinstance(values, dict) and all(like_moment(v, parameters[i]) for v in values.values())
+    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as e:  # a tensor has values() too
+        raise Lab4Error(f"{where}: optimizer: no state of an optimizer ({e!r})") from e
+    if not fits:
+        raise Lab4Error(f"{where}: optimizer: a state of other parameters; expected one of this model and optimizer")
+
+
+def like_moment(value: Any, parameter: Tensor) -> bool:
+    """Whether an optimizer can remember this of that parameter: a number, or a plain tensor of its shape."""
+    if not isinstance(value, Tensor):
+        return True
+    return value.layout == torch.strided and (value.numel() == 1 or value.shape == parameter.shape)

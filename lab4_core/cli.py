@@ -223,6 +223,8 @@ class Sweep(Common):
     file: File = None
     """YAML: a mapping of keys to lists of values is a grid, a list is a list of points, a claim is one with its levels
     and seeds; --set crosses it"""
+    gpus: int = 0
+    """GPUs that each point has for itself; 0 reserves none"""
     address: Text = None
     """ray: address of a cluster; else one is started here"""
     cluster: Text = None
@@ -252,7 +254,7 @@ class Sweep(Common):
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
-        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min")}
+        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min", "gpus")}
         rows = run_sweep(
             points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine, show=self.show
         )

@@ -89,7 +89,9 @@ class Config:
     save_every: int = opt(1, "epochs between checkpoints")
 
     device: str = opt("auto", "cpu, cuda, cuda:1, mps or auto (cuda when there is one)")
-    precision: Literal["auto", "fp32", "bf16"] = opt("auto", "arithmetic of training; metrics are always fp32")
+    precision: Literal["auto", "fp32", "bf16"] = opt(
+        "auto", "arithmetic of training and rollouts (auto: bf16 where it is fast); metrics are always fp32"
+    )
 
     def __post_init__(self):
         at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,

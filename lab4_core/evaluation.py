@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab4_core import accel
 from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
@@ -76,7 +77,8 @@ def score_model(
                 features.setdefault(name, []).append(fvd.features(torch.cat([past, pred], 1)))
             return pred
 
-        how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick}
+        how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick,
+               "dtype": accel.pick_precision(cfg.precision, device)}  # fmt: skip
         made = (rollout(model, past, cond, seed=s + samples * begin, **how) for s in range(samples))
         runs.append([
             {**scores(seen("this model", pred), future), "brightness": brightness_per_frame(pred, future).cpu().numpy()}

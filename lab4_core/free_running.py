@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lab4_core import accel
 from lab4_core.models.base import VideoPredictor
 
 BLOCK = 64  # steps whose conditions are encoded together: fast, and the features of a long clip are never all in memory
@@ -21,32 +22,35 @@ def rollout(
     seed: int = 0,
     z_scale: float = 1.0,
     correct: Callable[[Tensor, Tensor], Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Predict T - n_past frames of B clips, each from the one before.
 
     past (B, n_past, C, H, W) in [0, 1]; cond (B, T, …) floats -> (B, T - n_past, C, H, W), not clipped: what the model
     computes is what it is fed, unless `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is
-    in eval mode meanwhile. z_scale is the standard deviation of z (1: the prior; 0: its mean). `tick(done, total)` is
-    called after every block of steps.
+    in eval mode meanwhile. z_scale is the standard deviation of z (1: the prior; 0: its mean). dtype: the arithmetic
+    inside the model, fp32 or bf16; the frames are fp32 either way. `tick(done, total)` is called after every block of
+    steps.
     """
     was_training = model.training
     model.eval()
     b, total, n_past = cond.shape[0], cond.shape[1], past.shape[1]
     noise = torch.Generator(past.device).manual_seed(seed)
     try:
-        state = model.init_state(past, cond[:, :n_past])
-        x, frames = past[:, -1], []
-        for begin in range(n_past, total, BLOCK):
-            block = cond[:, begin : begin + BLOCK].transpose(0, 1)
-            c = model.encode_cond(block.flatten(0, 1))
-            for t in range(block.shape[0]):
-                z = torch.randn(b, *model.latent_shape, generator=noise, device=past.device) * z_scale
-                x_last = x
-                x, state = model.step(x_last, _rows(c, t * b, (t + 1) * b), z, state)
-                frames.append(x)
-                x = correct(x, x_last) if correct else x
-            tick(begin + block.shape[0] - n_past, total - n_past)
+        with accel.autocast(past.device, dtype):  # one context for all steps: the weights are cast once
+            state = model.init_state(past, cond[:, :n_past])
+            x, frames = past[:, -1], []
+            for begin in range(n_past, total, BLOCK):
+                block = cond[:, begin : begin + BLOCK].transpose(0, 1)
+                c = model.encode_cond(block.flatten(0, 1))
+                for t in range(block.shape[0]):
+                    z = torch.randn(b, *model.latent_shape, generator=noise, device=past.device) * z_scale
+                    x_last = x
+                    x, state = model.step(x_last, _rows(c, t * b, (t + 1) * b), z, state)
+                    frames.append(x)
+                    x = correct(x, x_last) if correct else x
+                tick(begin + block.shape[0] - n_past, total - n_past)
     finally:
         model.train(was_training)
     return torch.stack(frames, dim=1)

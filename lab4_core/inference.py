@@ -132,16 +132,17 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
         raise Lab4Error(f"{len(first)} given frames and conditions of {len(cond)}: expected n_past = "
                         f"{run.config.n_past} frames, as {run.dir.name} was trained, and more conditions")  # fmt: skip
     try:
-        rest = roll_out(model, first[None], cond[None], seed=seed, **_rollout_settings(run.config))[0]
+        rest = roll_out(model, first[None], cond[None], seed=seed, **_rollout_settings(run.config, device))[0]
     except RuntimeError as e:
         raise Lab4Error(f"first frame {tuple(first.shape)}, conditions {tuple(cond.shape)}: not what the model of "
                         f"{run.dir.name} was built for ({e})") from e  # fmt: skip
     return torch.cat([first, rest]).clamp(0, 1).cpu()
 
 
-def _rollout_settings(cfg: Config) -> dict[str, Any]:
+def _rollout_settings(cfg: Config, device: torch.device) -> dict[str, Any]:
     """What a run's configuration says of its rollouts."""
-    return {"z_scale": cfg.z_scale, "correct": correction(cfg.strategies, rollouts=True)}
+    return {"z_scale": cfg.z_scale, "correct": correction(cfg.strategies, rollouts=True),
+            "dtype": accel.pick_precision(cfg.precision, device)}  # fmt: skip
 
 
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
@@ -187,7 +188,7 @@ def test(
         some = [i for i, clip in enumerate(data.test) if len(clip.cond) == length]
         past = to_float(torch.stack([given[i] for i in some]).to(device))
         cond = to_float(torch.stack([data.test[i].cond for i in some]).to(device))
-        rest = roll_out(model, past, cond, seed=seed, **_rollout_settings(run.config))
+        rest = roll_out(model, past, cond, seed=seed, **_rollout_settings(run.config, device))
         for i, clip in zip(some, torch.cat([past, rest], 1).clamp(0, 1).cpu()):
             predictions[i] = clip
     written, poses, rows = [], data.test[0].cond.dim() == 4, ["clip,frame,psnr"]

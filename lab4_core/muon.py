@@ -58,7 +58,7 @@ def _momentum(p: Tensor, state: dict, group: dict) -> Tensor:
 
 def _adam(p: Tensor, state: dict, group: dict) -> Tensor:
     if not state:
-        state.update(step=torch.zeros(()), first=torch.zeros_like(p), second=torch.zeros_like(p))
+        state.update(step=torch.zeros((), device=p.device), first=torch.zeros_like(p), second=torch.zeros_like(p))
     b1, b2 = group["betas"]
     state["step"] += 1
     state["first"].lerp_(p.grad, 1 - b1)

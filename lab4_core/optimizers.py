@@ -16,6 +16,7 @@ class Optimizer:
     """`lr` is the learning rate that the schedule multiplies."""
 
     lr: float = 1e-3
+    recordable = False  # whether its step can be part of a CUDA graph, with a learning rate that is a tensor
 
     def __post_init__(self):
         check(self.lr > 0, "optimizer lr", self.lr, "more than 0")
@@ -36,6 +37,7 @@ class Adam(Optimizer):
 
     beta1: float = 0.9
     beta2: float = 0.999
+    recordable = True
 
     def build(self, parameters):
         return torch.optim.Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)
@@ -49,6 +51,7 @@ class AdamW(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
+    recordable = True
 
     def build(self, parameters):
         return torch.optim.AdamW(
@@ -90,6 +93,7 @@ class MuonAdamW(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
+    recordable = True
 
     def build(self, parameters):
         return Muon(parameters, self.lr, self.momentum, (self.beta1, self.beta2), self.weight_decay)

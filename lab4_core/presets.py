@@ -101,7 +101,8 @@ POSES = ("LAB4_DATA", "lab4", "dancer")
 SOURCES = {"svg": ("BAIR_DATA", "bair", "robot")}
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 150, "epochs": 10, "eval_every": 0, "eval_frames": 120},
+    # what it prints is compared, so its arithmetic is that of every processor
+    "smoke": {"precision": "fp32", "steps": 150, "epochs": 10, "eval_every": 0, "eval_frames": 120},
     "demo": {"steps": 1000, "epochs": 20, "eval_every": 5},
     "full": {},
 }

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from lab4_core import accel, distributed, paths
-from lab4_core.checkpoint import check_like
+from lab4_core.checkpoint import check_optimizer
 from lab4_core.clock import Position
 from lab4_core.config import Config
 from lab4_core.data import Clips, VideoData
 from lab4_core.data.windows import gather
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import check_lengths
+from lab4_core.graphs import Graphs, recordable
 from lab4_core.models.base import VideoPredictor
 from lab4_core.strategies import correction
+from lab4_core.strategies.base import Strategy
 
 NOISE, REFERENCE, JUMP, AUGMENT = 0xE95, 0x4EF, 0xBE6, 0xA46  # tags that keep draws for different ends apart
 
@@ -44,8 +46,8 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
 @dataclass(frozen=True)
 class Batch:
     """frames (B, T, C, H, W), cond (B, T, …), gt_weight (B, T - 1) with `forced` when it is 1 throughout and its
-    mean over the inputs that could be predictions, reference frames (B, C, H, W) with their conditions or None, and
-    the first frames of the windows."""
+    mean over the inputs that could be predictions, reference frames (B, C, H, W) with their conditions or None, the
+    first frames of the windows, and of each step whether its weights are all 1 (None: nobody has looked)."""
 
     frames: Tensor
     cond: Tensor
@@ -54,12 +56,19 @@ class Batch:
     teacher_forced: float
     reference: tuple[Tensor, Tensor] | None
     starts: np.ndarray
+    known: tuple[bool, ...] | None = None
 
     def rows(self, some: slice) -> Batch:
         """Some of the clips; what is said of the batch stays said of all of it."""
         reference = self.reference and tuple(v[some] for v in self.reference)
         return replace(self, frames=self.frames[some], cond=self.cond[some], gt_weight=self.gt_weight[some],
                        reference=reference)  # fmt: skip
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    """What a recorded step is given of a batch."""
+    names = {"frames": batch.frames, "cond": batch.cond, "gt_weight": batch.gt_weight}
+    return names | (dict(zip(("reference", "reference_cond"), batch.reference)) if batch.reference else {})
 
 
 def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_reference: bool) -> Batch:
@@ -86,7 +95,8 @@ def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_referen
     free = weight[:, cfg.n_past :]
     share = float(free.mean()) if free.size else 1.0
     gt_weight = torch.from_numpy(weight).to(frames.device)
-    return Batch(frames, cond, gt_weight, bool((weight == 1).all()), share, reference, starts)
+    known = tuple((weight == 1).all(0).tolist())  # here, where no GPU has to be asked
+    return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
 
 
 def check_sizes(cfg: Config, data: VideoData) -> None:
@@ -128,6 +138,7 @@ class Learner:
 
     def __init__(self, cfg: Config, model: VideoPredictor, device: torch.device):
         self.cfg, self.model, self.device = cfg, model, device
+        accel.keep_freed_memory()
         self.dtype = accel.pick_precision(cfg.precision, device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = cfg.optimizer.build(self.parameters)
@@ -135,6 +146,7 @@ class Learner:
         self._feeding = [s for s in cfg.strategies if s.feeds]
         self._correct = correction(cfg.strategies)
         self._unroll = distributed.averaging(model)
+        self.graphs = self.make_graphs() if device.type == "cuda" else None
 
     def step(self, batch: Batch, step: int, beta: float, lr: float) -> dict[str, Tensor]:
         """Forward, backward, clip, update. Returns scalar tensors loss, mse, kld, grad_norm, not yet read back.
@@ -149,6 +161,29 @@ class Learner:
         if distributed.size() > 1:  # of one draw for the whole batch; what the strategies draw differs by process
             batch, eps = batch.rows(distributed.share(b)), eps[distributed.share(b)]
             rng = generator(self.device, NOISE, cfg.seed, step, 1 + torch.distributed.get_rank())
+        model.train()
+        # tensors, not floats: a recorded step would freeze a float, and annealing would silently stop
+        beta, rate = (torch.full((), value, device=self.device) for value in (beta, lr))
+        if self.graphs is not None:
+            terms = self.graphs(_tensors(batch) | {"eps": eps, "beta": beta, "lr": rate}, batch.forced)
+        else:
+            guard = cfg.skip_nonfinite > 0
+            buffers = [b.clone() for b in model.buffers()] if guard else []
+            terms = self._gradients(batch, eps, beta, rng)
+            if guard and not torch.isfinite(terms["loss"] + terms["grad_norm"]):
+                for buffer, before in zip(model.buffers(), buffers):  # the forward pass moved the running statistics
+                    buffer.copy_(before)
+                return terms | {"skipped": torch.tensor(True)}
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self._update()
+        for strategy, memory in zip(cfg.strategies, self.memory):
+            strategy.after_step(model, memory, step)
+        return terms
+
+    def _gradients(self, batch: Batch, eps: Tensor, beta: Tensor, rng: torch.Generator | None) -> dict[str, Tensor]:
+        """The gradients of a batch in the parameters, clipped, and the scalars of `step`. rng: of the strategies."""
+        cfg = self.cfg
 
         def feed(x_in: Tensor, x_last: Tensor) -> Tensor:
             for strategy in self._feeding:
@@ -158,36 +193,70 @@ class Learner:
         hooks = {"feed": feed} if self._feeding else {}
         if self._correct:
             hooks["correct"] = self._correct
-        model.train()
-        guard = cfg.skip_nonfinite > 0
-        buffers = [b.clone() for b in model.buffers()] if guard else []
+        if self.model.splits:
+            hooks |= self._path(batch, beta)
+        self.optimizer.zero_grad(set_to_none=True)
         with ExitStack() as around:
             around.enter_context(accel.autocast(self.device, self.dtype))
             for strategy in cfg.strategies:
-                around.enter_context(strategy.during(model, rng))
+                around.enter_context(strategy.during(self.model, rng))
             out = self._unroll(
                 batch.frames, batch.cond, batch.gt_weight, eps, cfg.n_past, detach=cfg.detach, forced=batch.forced,
                 reference=batch.reference, **hooks,
             )  # fmt: skip
-        n_latent = out.mu[0, 0].numel()
-        # a tensor, not a float: a captured graph would freeze a float, and annealing would silently stop
-        terms = cfg.loss(out.x_pred, batch.frames[:, 1:], out.kld, n_latent, torch.tensor(beta, device=self.device))
-        self.optimizer.zero_grad(set_to_none=True)
+        terms = cfg.loss(out.x_pred, batch.frames[:, 1:], out.kld, out.mu[0, 0].numel(), beta)
         terms["loss"].backward()
-        limit = cfg.grad_clip or float("inf")
         terms = distributed.mean(terms)
-        terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        if guard and not torch.isfinite(terms["loss"] + terms["grad_norm"]):
-            for buffer, before in zip(model.buffers(), buffers):  # the forward pass moved the running statistics
-                buffer.copy_(before)
-            return {name: value.detach() for name, value in terms.items()} | {"skipped": torch.tensor(True)}
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, cfg.grad_clip or float("inf"))
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _update(self) -> None:
         with accel.autocast(self.device, self.dtype):  # an optimizer of matrix products takes the same arithmetic
             self.optimizer.step()
-        for strategy, memory in zip(cfg.strategies, self.memory):
-            strategy.after_step(model, memory, step)
-        return {name: value.detach() for name, value in terms.items()}
+
+    def _path(self, batch: Batch, beta: Tensor) -> dict[str, Any]:
+        """How this machine computes a clip fastest, the same mathematics in every case. A CPU goes backward step by
+        step where it can: what it has just computed is still in its caches. A GPU waits for launches, so it takes a
+        third more of arithmetic (the inputs first, by a rollout) for one large batch."""
+        if self.device.type != "cpu":
+            return {"known": batch.known, "ahead": not self._draws_inside()}
+        additive = getattr(self.cfg.loss, "sums_over_steps", False)
+        if not additive or distributed.size() > 1:  # DistributedDataParallel knows one backward pass a step
+            return {"known": batch.known}
+
+        def settle(x_pred: Tensor, steps: slice) -> None:
+            no_kld = batch.gt_weight.new_zeros(x_pred.shape[:2])
+            with accel.no_autocast(self.device):
+                self.cfg.loss(x_pred, batch.frames[:, 1:][:, steps], no_kld, 1, beta)["loss"].backward()
+
+        return {"known": batch.known, "settle": settle}
+
+    def _draws_inside(self) -> bool:
+        """Whether a strategy does something within the model, where two passes would be two draws."""
+        return any(type(s).during is not Strategy.during for s in self.cfg.strategies)
+
+    def make_graphs(self, capture: bool = True) -> Graphs | None:
+        """The step as recordings, where nothing in it draws or asks for a number, and the optimizer can be one."""
+        cfg = self.cfg
+        if (self._feeding or self._draws_inside() or cfg.skip_nonfinite or distributed.size() > 1
+                or not cfg.optimizer.recordable):  # fmt: skip
+            return None
+
+        def body(given: dict[str, Tensor], forced: bool) -> dict[str, Tensor]:
+            reference = (given["reference"], given["reference_cond"]) if "reference" in given else None
+            batch = Batch(given["frames"], given["cond"], given["gt_weight"], forced, 0.0, reference, None)
+            with recordable(self.optimizer):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = given["lr"]
+                terms = self._gradients(batch, given["eps"], given["beta"], None)
+                self._update()
+            return terms
+
+        def state() -> list[Tensor]:
+            memory = [v for values in self.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
+            return [*self.model.parameters(), *self.model.buffers(), *memory]
+
+        return Graphs(body, state, capture)
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
         """To be called after the last step of an epoch, before its evaluation."""
@@ -212,29 +281,7 @@ class Learner:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.memory = state["memory"]
+            if self.graphs is not None:
+                self.graphs.forget()  # the optimizer has other tensors now
         except Exception as e:  # torch takes a tampered state apart without looking: it fails in any way there is
             raise Lab4Error(f"{where}: not a state of this model and optimizer ({e!r})") from e
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str) -> None:
-    """Raise `Lab4Error` unless `state` can be loaded into `optimizer`: torch itself takes a state of wrong shapes
-    and fails in the next step."""
-    try:
-        own = optimizer.state_dict()["param_groups"]
-        found, moments = state["param_groups"], state["state"]
-        check_like(own, found, f"{where}: optimizer: param_groups")
-        fits = all(f["params"] == o["params"] for f, o in zip(found, own))
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for i, values in moments.items():
-            fits = fits and isinstance(values, dict) and all(like_moment(v, parameters[i]) for v in values.values())
-    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError) as e:  # a tensor has values() too
-        raise Lab4Error(f"{where}: optimizer: no state of an optimizer ({e!r})") from e
-    if not fits:
-        raise Lab4Error(f"{where}: optimizer: a state of other parameters; expected one of this model and optimizer")
-
-
-def like_moment(value: Any, parameter: Tensor) -> bool:
-    """Whether an optimizer can remember this of that parameter: a number, or a plain tensor of its shape."""
-    if not isinstance(value, Tensor):
-        return True
-    return value.layout == torch.strided and (value.numel() == 1 or value.shape == parameter.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 # What may be done to a frame before the model sees it as its input: feed(x_in, x_last) -> x_in, both (M, C, H, W);
 # x_last is the input of the step before. `correct` is the same for a prediction, before it becomes (part of) the input.
 Feed = Callable[[Tensor, Tensor], Tensor]
+# settle(x_pred (B, k, C, H, W), steps) takes the gradient of the loss of these k steps, there and then
+Settle = Callable[[Tensor, slice], None]
 
 
 class Unrolled(NamedTuple):
@@ -32,6 +34,7 @@ class VideoPredictor(nn.Module):
     latent_shape: tuple[int, ...]  # of one frame's z
     prior_name = "N(0, I)"  # what z is drawn from at test time, in words
     needs_reference = False  # whether unroll wants a further frame of the clip, to know what the person looks like
+    splits = False  # whether unroll takes `known`, `settle` and `ahead`
     knows_scene = False  # whether `start_from` is to be called with the training set's empty scene
 
     def start_from(self, scene: Tensor) -> None:
@@ -50,6 +53,9 @@ class VideoPredictor(nn.Module):
         reference: tuple[Tensor, Tensor] | None = None,
         feed: Feed | None = None,
         correct: Feed | None = None,
+        known: Sequence[bool] | None = None,
+        settle: Settle | None = None,
+        ahead: bool = False,
     ) -> Unrolled:
         """The training computation on a clip, z from the posterior.
 
@@ -57,6 +63,12 @@ class VideoPredictor(nn.Module):
         eps (B, S, *latent_shape); reference: a further frame of each clip (B, C, H, W) and its condition (B, …).
         detach cuts the gradient at the prediction that is fed back. forced says that gt_weight is 1 throughout,
         so that a model may do all steps at once (the same mathematics): the caller knows it without asking the GPU.
+
+        A model that `splits` has further ways to compute the same. known: the steps (S) whose weights are all 1, for
+        those to go together. settle: where no step needs the graph of another, each goes backward as soon as it is
+        there, and x_pred comes back without a graph; the rest of the gradient goes through kld, so zero the gradients
+        before. ahead: with detach, find the inputs first, without a graph, and then run all steps as one batch;
+        for models whose encode_frame and decode treat every frame by itself.
         """
         raise NotImplementedError
 

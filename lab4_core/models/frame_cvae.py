@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from lab4_core.losses import gaussian_kld, reparameterize
-from lab4_core.models.base import Feed, Unrolled, VideoPredictor
+from lab4_core.models.base import Settle, Unrolled, VideoPredictor
+from lab4_core.models.pieces import Cut, Inputs, mend, pieces, rows
+
+FRAMES_AT_ONCE = 16  # of known inputs, where each piece goes backward at once: as fast as more, in less memory
 
 
 class FrameCVAE(VideoPredictor):
     """Frames are flattened step by step, (S * B, …), so a step's B images lie together."""
 
+    splits = True
     sees_previous_cond = False  # whether `decode` wants the condition of the previous frame too
     logvar_clamp = 20.0  # exp(logvar) stays finite, so beta = 0 times the KL is 0 and not NaN
 
@@ -44,7 +48,7 @@ class FrameCVAE(VideoPredictor):
 
     def unroll(
         self, frames, cond, gt_weight, eps, n_past=1, *,
-        detach=True, forced=False, reference=None, feed=None, correct=None,
+        detach=True, forced=False, known=None, reference=None, feed=None, correct=None, settle=None, ahead=False,
     ):  # fmt: skip
         b, steps = frames.shape[0], frames.shape[1] - 1
         x = frames.transpose(0, 1)  # (T, B, C, H, W)
@@ -55,50 +59,58 @@ class FrameCVAE(VideoPredictor):
         else:
             c = self.encode_cond(_flat(cond[:, 1:].transpose(0, 1)), groups=steps)
         ref = self.encode_reference(*reference) if self.needs_reference else None
-        # one call for all frames serves both: a teacher-forced input is the target of the step before
-        shared = self.encode_frame(_flat(x)) if forced and feed is None else None
-        h_next = self.encode_frame(_flat(x[1:])) if shared is None else shared[b:]
-        mu, logvar = self.posterior(h_next, c)
+        # one call for all frames serves both: a known input is the target of the step before
+        seen = self.encode_frame(_flat(x)) if feed is None else None
+        mu, logvar = self.posterior(self.encode_frame(_flat(x[1:])) if seen is None else seen[b:], c)
         logvar = logvar.clamp(-self.logvar_clamp, self.logvar_clamp)
         z = reparameterize(mu, logvar, _flat(eps.transpose(0, 1)))
-        if forced:
-            x_pred = self._decode_at_once(x, c, c_prev, z, ref, feed, shared)
-        else:
-            x_pred = self._decode_in_turn(x, c, c_prev, z, ref, gt_weight, n_past, detach, feed, correct)
         wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
         kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
+
+        made = (c, c_prev, z, None if seen is None else seen[:-b], ref)
+        known = [forced or t < n_past or bool(known and known[t]) for t in range(steps)]
+        inputs = Inputs(x, gt_weight, known, detach, feed, correct)
+        if ahead and detach and not all(known):
+            with torch.no_grad():
+                x_in, _ = self._decode_in_pieces(inputs, _map(made, Tensor.detach))
+            torch.clear_autocast_cache()  # what was cast without a graph must not be used in one
+            x_pred = self._decode_piece(slice(0, steps), x_in, (c, c_prev, z, None, ref), b).to(x.dtype)
+        elif settle is not None and (detach or all(known)):
+            cuts: list[Cut] = []
+            _, x_pred = self._decode_in_pieces(inputs, _map(made, lambda v: cuts.append(Cut(v)) or cuts[-1]), settle)
+            kld = mend(kld, cuts)
+        else:
+            _, x_pred = self._decode_in_pieces(inputs, made)
 
         def clipwise(v: Tensor) -> Tensor:
             return v.unflatten(0, (steps, b)).transpose(0, 1)
 
         return Unrolled(clipwise(x_pred), clipwise(kld), clipwise(mu), clipwise(logvar))
 
-    def _decode_at_once(self, x, c, c_prev, z, ref, feed: Feed | None, shared: Tensor | None):
-        """Teacher-forced: no step waits for another, so the clip is one batch."""
-        steps, b = x.shape[0] - 1, x.shape[1]
-        x_in = _flat(x[:-1])
-        if feed is not None:
-            x_in = feed(x_in, _flat(torch.cat([x[:1], x[:-2]])))
-        h = self.encode_frame(x_in) if shared is None else shared[:-b]
-        return self.decode(x_in, h, c, z, _map(ref, lambda r: r.repeat(steps, *[1] * (r.dim() - 1))), c_prev)
+    def _decode_in_pieces(self, inputs: Inputs, made: tuple, settle: Settle | None = None) -> tuple[Tensor, Tensor]:
+        """Steps whose inputs are known as one batch, the others one by one: all inputs and predictions (S * B, …)."""
+        b, x_in, x_pred = inputs.x.shape[1], [], []
+        last_in = last = inputs.x[0]
+        for piece in pieces(inputs.known, len(inputs.known) if settle is None else max(1, FRAMES_AT_ONCE // b)):
+            x = inputs(piece, last, last_in)
+            c, c_prev, z, seen, ref = made
+            y = self._decode_piece(piece, x, (c, c_prev, z, seen if inputs.known[piece.start] else None, ref), b)
+            y = y.to(inputs.x.dtype)
+            if settle is not None:
+                settle(y.unflatten(0, (-1, b)).transpose(0, 1), piece)
+                y = y.detach()
+            last_in, last = x[-b:], y[-b:]
+            x_in.append(x)
+            x_pred.append(y)
+        return torch.cat(x_in), torch.cat(x_pred)
 
-    def _decode_in_turn(self, x, c, c_prev, z, ref, gt_weight, n_past, detach, feed: Feed | None, correct: Feed | None):
-        """Each prediction is, in part or whole, the next input."""
-        steps, b = x.shape[0] - 1, x.shape[1]
-        out, x_last, x_pred = [], x[0], x[0]
-        for t in range(steps):
-            x_in = x[t]
-            if t >= n_past:
-                back = x_pred.detach() if detach else x_pred
-                back = correct(back, x_last) if correct else back
-                x_in = torch.lerp(back, x[t], gt_weight[:, t].view(b, 1, 1, 1).to(back.dtype))
-            if feed is not None:
-                x_in = feed(x_in, x_last)
-            z_t, c_t, c_last = (_map(v, lambda v, t=t: v[t * b : (t + 1) * b]) for v in (z, c, c_prev))
-            x_pred = self.decode(x_in, self.encode_frame(x_in), c_t, z_t, ref, c_last).to(x.dtype)
-            x_last = x_in
-            out.append(x_pred)
-        return torch.cat(out)
+    def _decode_piece(self, piece: slice, x_in: Tensor, made: tuple, b: int) -> Tensor:
+        """The predictions of some steps from their inputs (k * B, …) and the rows of what the encoders made."""
+        *by_step, ref = made
+        c, c_prev, z, h = _map(tuple(by_step), lambda v: rows(v, piece.start * b, piece.stop * b))
+        steps = piece.stop - piece.start
+        ref = _map(ref, lambda v: rows(v, 0, b).repeat(steps, *[1] * (v.dim() - 1)) if steps > 1 else rows(v, 0, b))
+        return self.decode(x_in, self.encode_frame(x_in) if h is None else h, c, z, ref, c_prev)
 
     def init_state(self, frames_past, cond_past):
         ref = self.encode_reference(frames_past[:, 0], cond_past[:, 0]) if self.needs_reference else None
@@ -115,7 +127,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _map(tree: Any, f) -> Any:
-    """f over a tensor, a tuple of tensors, or None."""
+    """f over a tensor, a tuple of such trees, or None."""
     if tree is None:
         return None
-    return tuple(f(v) for v in tree) if isinstance(tree, tuple) else f(tree)
+    return tuple(_map(v, f) for v in tree) if isinstance(tree, tuple) else f(tree)

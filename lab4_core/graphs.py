@@ -1,0 +1,104 @@
+"""Training steps as CUDA graphs: recorded once, then started by one launch in place of thousands.
+
+What a recording sees is frozen: addresses of tensors and every Python number. So whatever changes from step to step
+comes in as a tensor and is copied to where the recording looks for it, and results are copied out before the next
+replay overwrites them. What decides which operations run (the path) belongs to the key of the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # runs before recording, in which libraries choose their kernels and optimizers make their state
+Tensors = dict[str, Tensor]
+
+
+class Recording(NamedTuple):
+    inputs: Tensors  # where the recording looks
+    outputs: Tensors  # where it leaves what it found
+    replay: Callable[[], None]
+
+
+class Graphs:
+    """`body(inputs, path)` -> tensors by name, recorded once for every path and shapes of the inputs.
+
+    The body must not wait for the GPU, and must begin with gradients of None. `state` lists the tensors that it
+    changes in place (weights, buffers, the optimizer's memory; those that only the body makes begin at zero): running
+    the body to warm up leaves no trace in them. capture=False runs the body itself in place of a recording, on any
+    device, so that the rest can be tested without a GPU.
+    """
+
+    def __init__(self, body: Callable[[Tensors, Hashable], Tensors], state: Callable[[], list[Tensor]], capture=True):
+        self.body, self.state, self.capture = body, state, capture
+        self.forget()
+
+    def forget(self) -> None:
+        """Recordings hold addresses: to be called when a tensor of the state was replaced by another."""
+        self.recordings: dict[Hashable, Recording] = {}
+        self.pool = torch.cuda.graph_pool_handle() if self.capture else None
+
+    def __call__(self, inputs: Tensors, path: Hashable) -> Tensors:
+        key = path, tuple((name, v.shape, v.dtype, v.stride()) for name, v in inputs.items())
+        if key not in self.recordings:
+            self.recordings[key] = self.record(inputs, path)
+        recording = self.recordings[key]
+        for name, value in inputs.items():
+            recording.inputs[name].copy_(value)
+        recording.replay()
+        return {name: value.clone() for name, value in recording.outputs.items()}
+
+    def record(self, inputs: Tensors, path: Hashable) -> Recording:
+        own = {name: value.clone() for name, value in inputs.items()}
+        with no_trace(self.state):
+            if self.capture:
+                self._warm_up_aside(own, path)
+            else:
+                self.body(own, path)
+        if not self.capture:
+            outputs: Tensors = {}
+            return Recording(own, outputs, lambda: outputs.update(self.body(own, path)))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            outputs = self.body(own, path)
+        return Recording(own, outputs, graph.replay)
+
+    def _warm_up_aside(self, own: Tensors, path: Hashable) -> None:
+        """On a stream of its own, as recording asks for."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.body(own, path)
+        torch.cuda.current_stream().wait_stream(aside)
+
+
+@contextmanager
+def no_trace(state: Callable[[], list[Tensor]]) -> Iterator[None]:
+    """The tensors of the state are afterwards what they were, and where they were; new ones are zero."""
+    before = {id(v): (v, v.detach().clone()) for v in state()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for v in state():
+                v.copy_(before[id(v)][1]) if id(v) in before else v.zero_()
+
+
+@contextmanager
+def recordable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Its step may be recorded in the body, with learning rates that are tensors; afterwards all is as it was, so a
+    checkpoint says nothing of graphs."""
+    before = [dict(group) for group in optimizer.param_groups]
+    try:
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = next(iter(group["params"])).is_cuda
+        yield
+    finally:
+        for group, values in zip(optimizer.param_groups, before):
+            group.update(values)

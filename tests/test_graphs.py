@@ -1,0 +1,147 @@
+"""A recorded step is the step: annealing moves, warming up leaves no trace, resuming works.
+
+Recording needs a GPU; everything around it (copies in and out, the restored state) runs here with the body itself in
+the place of a recording.
+"""
+
+import pytest
+import torch
+
+from lab4_core import registry
+from lab4_core.config import Config
+from lab4_core.graphs import Graphs, no_trace
+from lab4_core.training import Batch, Learner
+
+DEVICES = [
+    pytest.param("cpu"),
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+LAB = {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}
+
+
+def learner(device, graphs, optimizer="adam", model=LAB, **values):
+    values = {"model": model, "device": device, "precision": "fp32", "optimizer": optimizer, **values}
+    cfg = Config.from_dict(values)
+    torch.manual_seed(0)
+    made = cfg.model.build((3, 8, 16), (3, 8, 16)).to(device, memory_format=torch.channels_last)
+    it = Learner(cfg, made, torch.device(device))
+    it.graphs = it.make_graphs(capture=device == "cuda") if graphs else None
+    assert (it.graphs is not None) is graphs
+    return it
+
+
+def batch(i, device, forced=False, b=2):
+    g = torch.Generator().manual_seed(i)
+    frames, cond = (torch.rand(b, 4, 3, 8, 16, generator=g).to(device) for _ in range(2))
+    weight = torch.full((b, 3), float(forced), device=device)
+    weight[:, 0] = 1
+    return Batch(frames, cond, weight, forced, float(forced), (frames[:, 2], cond[:, 2]), None)
+
+
+def run(it, device, steps):
+    """Steps whose path, beta and learning rate all change, and one of another batch size."""
+    terms = []
+    for i in steps:
+        one = batch(i, device, forced=i % 3 == 1, b=1 if i == 4 else 2)
+        terms.append(it.step(one, i, beta=0.1 * i, lr=2.0 ** -(10 + i)))  # a float32 as it is
+    return [{k: float(v) for k, v in t.items()} for t in terms]
+
+
+def same(a, b, device):
+    exactly = device == "cpu"
+    for (name, x), y in zip(a.model.state_dict().items(), b.model.state_dict().values()):
+        if name != "label_transformation.1.bias":  # before a BatchNorm: its gradient is rounding, which Adam blows up
+            torch.testing.assert_close(x, y, rtol=0 if exactly else 1e-3, atol=0 if exactly else 1e-4, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_recorded_steps_are_the_steps(device, optimizer):
+    eager, recorded = learner(device, False, optimizer), learner(device, True, optimizer)
+    for x, y in zip(run(eager, device, range(6)), run(recorded, device, range(6))):
+        assert x == pytest.approx(y, rel=1e-5)
+    same(eager, recorded, device)
+    assert len(recorded.graphs.recordings) == 3, "free, forced, and the smaller batch"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_annealing_moves_under_the_recording(device):
+    it = learner(device, True)
+    x = batch(0, device)
+    before = [p.clone() for p in it.model.parameters()]
+    still = it.step(x, 0, 0.0, 0.0)  # a learning rate of 0: the weights stay
+    assert all(torch.equal(a, b) for a, b in zip(before, it.model.parameters()))
+    moved = it.step(x, 0, 1.0, 0.0)
+    assert float(moved["loss"] - still["loss"]) == pytest.approx(float(still["kld"]), rel=1e-4), "beta is looked up"
+    it.step(x, 0, 0.0, 1e-2)
+    assert not all(torch.equal(a, b) for a, b in zip(before, it.model.parameters())), "and so is the learning rate"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_warming_up_leaves_no_trace(device):
+    it = learner(device, True)
+    before = {k: v.clone() for k, v in it.model.state_dict().items()}
+    given = batch(0, device)
+    eps = torch.zeros(2, 3, *it.model.latent_shape, device=device)
+    scalars = {name: torch.tensor(0.5, device=device) for name in ("beta", "lr")}
+    it.graphs.record({"frames": given.frames, "cond": given.cond, "gt_weight": given.gt_weight, "eps": eps, **scalars},
+                     False)  # fmt: skip
+    for name, value in it.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    memory = [v for values in it.optimizer.state.values() for v in values.values()]
+    assert memory and not any(v.any() for v in memory)
+    for group in it.optimizer.param_groups:
+        assert isinstance(group["lr"], float) and not group["capturable"], "a checkpoint says nothing of graphs"
+
+
+def test_the_state_comes_back_in_place_even_after_a_failure():
+    a, made = torch.ones(2), []
+    with pytest.raises(RuntimeError), no_trace(lambda: [a, *made]):
+        made.append(torch.ones(3))
+        a.mul_(7)
+        raise RuntimeError
+    assert a.tolist() == [1, 1] and made[0].tolist() == [0, 0, 0]
+
+
+def test_results_are_not_overwritten_by_the_next_step():
+    graphs = Graphs(lambda given, path: {"twice": given["x"].mul_(2)}, list, capture=False)
+    x = torch.tensor(1.0)
+    first, second = graphs({"x": x}, "p"), graphs({"x": x + 4}, "p")
+    assert (float(first["twice"]), float(second["twice"]), float(x)) == (2, 10, 1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_resuming_under_the_recording(device):
+    whole, first = learner(device, True), learner(device, True)
+    run(whole, device, range(6))
+    run(first, device, range(3))
+    second = learner(device, True)
+    run(second, device, [5])  # has recordings already, and another state
+    second.load_state_dict(first.state_dict())
+    run(second, device, range(3, 6))
+    same(whole, second, device)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"strategies": ["input_noise"]}, {"strategies": ["hidden_noise"]}, {"skip_nonfinite": 1}, {"optimizer": "sgd"}],
+)
+def test_what_draws_or_asks_within_a_step_is_not_recorded(values):
+    cfg = Config.from_dict({"model": LAB, "device": "cpu", **values})
+    model = registry.build("model", LAB).build((3, 8, 16), (3, 8, 16))
+    assert Learner(cfg, model, torch.device("cpu")).make_graphs(capture=False) is None
+
+
+@needs_gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_step_never_waits_for_the_gpu(graphs):
+    it = learner("cuda", graphs)
+    given = [batch(i, "cuda") for i in range(4)]
+    it.step(given[0], 0, 0.1, 1e-3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for i in range(1, 4):
+            it.step(given[i], i, 0.1 * i, 1e-3 / i)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
