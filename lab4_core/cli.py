@@ -223,6 +223,8 @@ class Sweep(Common):
     file: File = None
     """YAML: a mapping of keys to lists of values is a grid, a list is a list of points, a claim is one with its levels
     and seeds; --set crosses it"""
+    gpus: int = 0
+    """GPUs that each point has for itself; 0 reserves none"""
     address: Text = None
     """ray: address of a cluster; else one is started here"""
     cluster: Text = None
@@ -252,7 +254,7 @@ class Sweep(Common):
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
-        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min")}
+        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min", "gpus")}
         rows = run_sweep(
             points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine, show=self.show
         )
@@ -274,34 +276,46 @@ class Claims:
     """run what is missing, as one sweep; stopped and started again, it goes on"""
     out: Folder = None
     """folder of that sweep: what it has measured is taken over into results/ beside the claims; else
-    $LAB4_RUNS/claims with --run, and nothing new is taken over without"""
+    $LAB4_RUNS/claims-dancer (claims-lab4) with --run, and nothing new is taken over without"""
     data: Folder = None
     """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
     engine: Literal["local", "ray", "slurm"] = "local"
     """as of lab4 sweep"""
     slots: int = 0
     """points at the same time; 0 is one for every core"""
+    markdown: bool = False
+    """print the claims as the table of the README"""
 
     def main(self) -> None:
-        from lab4_core import claims
+        from lab4_core import claims, findings
         from lab4_core.paths import runs_dir
         from lab4_core.sweep import run_sweep
 
         chosen = [(claims.read_claim(f), Path(f).parent) for f in self.files]
         chosen = chosen or [(claim, claims.FOLDER) for claim in claims.all_claims()]
-        out = Path(self.out or runs_dir() / "claims")
+        root = options.dataset_root(self.data)
+        data = "lab4" if root else "dancer"
+        out = Path(self.out or runs_dir() / f"claims-{data}")
         if self.run:
             points = claims.points_of_all([claim for claim, _ in chosen])
-            run_sweep(points, out, {"data": options.dataset_root(self.data) or ""}, self.engine, self.slots)
+            run_sweep(points, out, {"data": root or ""}, self.engine, self.slots)
         if self.run or self.out:
-            rows = claims.read_table(out / "sweep.csv")
+            rows = findings.read_table(out / "sweep.csv")
             for claim, folder in chosen:
-                claims.write_results(claim, rows, folder)
+                findings.write_results(claim, rows, folder, data)
+        if self.markdown:
+            from lab4_core.plots.results import Table
+
+            rows = [row for claim, folder in chosen for row in findings.finding_rows([claim], folder)]
+            print(Table(rows, findings.FINDINGS).to_markdown(), end="")
+            return
         for claim, folder in chosen:
-            judged = claims.judge(claim, claims.read_results(claim, folder))
-            print(f"{claim.name}: {claims.overall(judged)} ({claim.claim}; {claim.source})")
-            for row in judged:
-                print("   ", claims.sentence(row))
+            judged = findings.judged_on_all(claim, folder)
+            for name in dict.fromkeys(row["data"] for row in judged):
+                own = [row for row in judged if row["data"] == name]
+                print(f"{claim.name}, {name}: {claims.overall(own)} ({claim.claim}; {claim.source})")
+                for row in own:
+                    print("   ", claims.sentence(row))
 
 
 @dataclass(kw_only=True)

@@ -69,7 +69,7 @@ def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers:
             with accel.memory_for(cfg.device, lower):
                 return _Training(cfg, data, run, loggers).fit()
         except Exception as e:
-            reason = str(e) if isinstance(e, Lab4Error) else f"{type(e).__name__}: {e}"
+            reason = str(e) if isinstance(e, Lab4Error) else distributed.lost(e) or f"{type(e).__name__}: {e}"
             with suppress(Lab4Error):  # the disk may be what failed; the error itself is what matters
                 run.write_result({"status": "failed", "reason": reason})
             raise

@@ -56,7 +56,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for reports in terminalreporter.stats.values():
         for report in reports:
             if getattr(report, "when", "") == "call":
-                tried.update(dict(report.user_properties))
+                for what, n in report.user_properties:
+                    tried[what] += n
     if tried:
         terminalreporter.write_line("tried: " + ", ".join(f"{n:,} {what}" for what, n in sorted(tried.items())))
 

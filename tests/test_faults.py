@@ -31,6 +31,12 @@ def config(**changes) -> Config:
 
 
 @pytest.fixture(autouse=True)
+def counted(record_property):
+    """Every test here is a fault at least."""
+    record_property("faults injected", 1)
+
+
+@pytest.fixture(autouse=True)
 def usual_signals():
     """Whatever started the tests (nohup, a shell's &) may have them ignored."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
