@@ -65,6 +65,7 @@ def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None 
     except (SafetensorError, ValueError, RecursionError, OSError) as e:
         raise Lab4Error(f"weights {path}: not a whole safetensors file ({e})") from e
     config, shapes, result = _checked(header, path)
+    config = config.replace(precision="fp32")  # however it was trained: the same rollouts on every machine
     try:
         with torch.device("meta"):  # compare before anything is allocated: the file may claim any width
             plan = config.model.build(*shapes)

@@ -13,7 +13,7 @@ from lab4_core.errors import Lab4Error
 
 TINY = {"data": {"kind": "dancer", "clips": 1, "frames": 24, "test_clips": 1}, "model": {"kind": "compact", "width": 8},
         "optimizer": "adamw", "batch_size": 2, "n_frames": 3, "steps": 4, "epochs": 1, "eval_frames": 6,
-        "device": "cpu", "name": "tiny"}  # fmt: skip
+        "device": "cpu", "name": "tiny", "precision": "fp32"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

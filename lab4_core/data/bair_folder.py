@@ -185,10 +185,10 @@ def _sequence(folder: Path, root: Path) -> Sequence:
     return Sequence(folder, pngs)
 
 
-def _key(name: str) -> list:
+def _key(name: str) -> tuple[list[int], str]:
     """Order by the numbers in a name: traj_256_to_511 after traj_0_to_255."""
     words = "".join(c if c.isdecimal() else " " for c in name).split()
-    return [*([int(w) for w in words] or [-1]), name] if words else [-1, name]
+    return [int(w) for w in words] or [-1], name
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
