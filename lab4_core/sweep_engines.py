@@ -59,10 +59,11 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
     address = options.get("address")
     started = not ray.is_initialized()
     if started:
+        # "local": without an address Ray would join a cluster that happens to run here, and refuse its number of cores
         local = {} if address else {"num_cpus": slots, "include_dashboard": False}
         for attempt in range(RAY_ATTEMPTS):
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+                ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local)
                 break
             except Exception as e:  # that is what it raises when its node is not up within its own 30 seconds
                 ray.shutdown()
