@@ -151,6 +151,7 @@ def run_sweep(
         done = len(points) - len(todo)
         say(f"sweep: {len(points)} points, {done} finished before, {len(todo)} to run on {engine}, {slots} at a time")
         names = dict(zip(folders, _names(points)))
+        write_table(table(points, folders), out)  # what was measured before can be read while the rest runs
         begin = time.time()
         jobs = ENGINES[engine](list(todo.values()), slots, options) if todo else ()
         with watching({folder: names[folder] for folder in todo}, say):
