@@ -1,21 +1,49 @@
 """The benchmark runs, compares like with like, and writes what it says. What it measures is not for a test."""
 
 import json
+import sys
 
 from lab4_core import bench
+from lab4_core.paths import BENCHMARKS
+
+sys.path.insert(0, str(BENCHMARKS))
+import table
 
 
-def test_quick_bench_writes_one_row_for_every_measurement(tmp_path, capsys):
-    bench.run_bench(tmp_path / "bench.json", quick=True, device="cpu")
-    found = json.loads((tmp_path / "bench.json").read_text())
-    rows = {row["what"].split(",")[0]: row for row in found["rows"]}
-    assert set(rows) == {"training step", "rollout of 5 clips of 8 frames", "import lab4_core", "lab4 --help"}
-    assert found["quick"] and found["device"] and found["torch"]
+def test_quick_bench_writes_one_row_for_every_measurement(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LAB4_CACHE", str(tmp_path))
+    found = bench.run_bench(tmp_path / "bench.json", quick=True, device="cpu")
+    assert found == json.loads((tmp_path / "bench.json").read_text())
+    names = [row["what"] for row in found["rows"]]
+    for what in ("peak, conv 3x3, bfloat16", "training step, free-running, 2 x 4 frames, fp32",
+                 "training step, teacher-forced, 2 x 4 frames, auto", "rollout of 5 clips of 8 frames, auto",
+                 "peak memory, free-running, detached, 2 x 4 frames, fp32 (MB)", "data of a step, 2 x 4 frames",
+                 "import lab4_core", "lab4 --help"):  # fmt: skip
+        assert names.count(what) == 1, what
+    assert found["quick"] and found["device"] and found["torch"] and found["auto"] in ("float32", "bfloat16")
+    said = capsys.readouterr().out
     for row in found["rows"]:
-        assert row["seconds"] > 0
-        if "ratio" in row:
+        assert row.get("seconds", row.get("megabytes")) > 0 and row["what"] in said
+        if "ratio_range" in row:
             assert row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
-    assert "training step, teacher-forced" in capsys.readouterr().out
+    table.put(table.README.read_text(), table.table(found))  # the README has its two marks
+
+
+def test_the_table_takes_the_place_of_the_last_one():
+    row = {"what": "a step", "seconds": 0.5, "reference_seconds": 1.0, "ratio": 2.0, "ratio_range": [1.9, 2.1],
+           "gflops": 250.2}  # fmt: skip
+    found = {
+        "device": "d",
+        "torch": "2",
+        "auto": "float32",
+        "quick": False,
+        "rows": [row, {"what": "b", "seconds": 0.01}],
+    }
+    text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+    made = table.put(text, table.table(found))
+    assert made.startswith("before\n") and made.endswith("\nafter\n") and "old" not in made
+    assert "| a step | 0.500 s | 1.000 s | 2.00x | 1.90..2.10 | 250 |" in made
+    assert "| b | 0.0100 s |  |  |  |  |" in made
 
 
 def test_times_are_taken_by_turns():

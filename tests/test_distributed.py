@@ -37,6 +37,7 @@ TINY = {
     "epochs": 3,
     "eval_frames": 8,
     "device": "cpu",
+    "precision": "fp32",
 }
 LAB = {**TINY, "model": {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}, "optimizer.lr": 0.01}
 UNEVEN = {**TINY, "windows": "fixed"}  # a pass over 7 windows: a batch of 4 and one of 3
