@@ -19,6 +19,7 @@ _WHERE = {
     "load_run": "inference",
     "load_model": "inference",
     "predict": "inference",
+    "pretrained": "weights",
     "Run": "runlog",
     "Video": "media",
 }

@@ -43,7 +43,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     if not path.is_file():
         raise Lab4Error(f"checkpoint {path}: no such file")
     try:
-        _refuse_bomb(path)
+        _check_archive(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except Lab4Error:
         raise
@@ -87,12 +87,19 @@ def load_newest(
     return None
 
 
-def _refuse_bomb(path: Path) -> None:
-    """torch stores tensors as they are: entries that unpack to more than the file holds were not written by it."""
+def _check_archive(path: Path) -> None:
+    """Refuse a zip that torch would not read as plain tensors: a TorchScript archive, which holds code and which
+    torch.load would hand on to torch.jit.load, and a bomb. torch stores tensors as they are: entries that unpack to
+    more than the file holds were not written by it."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        entries = archive.infolist()
+    if any(entry.filename.split("/")[-1] == "constants.pkl" for entry in entries):  # torch's own mark of one
+        raise Lab4Error(
+            f"checkpoint {path}: a TorchScript archive, which holds code; expected tensors and plain values"
+        )
+    unpacked = sum(entry.file_size for entry in entries)
     if unpacked > path.stat().st_size:
         raise Lab4Error(f"checkpoint {path}: {path.stat().st_size} bytes that unpack to {unpacked}; expected as many")
 
@@ -182,10 +189,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
         raise Lab4Error(f"{source}: its tensors are of a kind that no model here has ({e})") from e
 
 
-def lab_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The weights of a published checkpoint of the lab: `{"state_dict": …, "lr", "tfr", "last_epoch", …}` or bare.
+def bare_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The weights in a file that others published: bare, or as `{"state_dict": …, …}`, the form of the lab's
+    `{"state_dict", "optimizer", "lr", "tfr", "last_epoch"}` too. Raises `Lab4Error` for anything else.
 
-    Its `optimizer` is, by a mistake in the lab's template, a second copy of the weights: it is left alone.
+    The lab's `optimizer` is, by a mistake in the lab's template, a second copy of the weights: it is left alone.
     """
     state = load(path)
     weights = state.get("state_dict", state)

@@ -14,13 +14,14 @@ A claim is a YAML file (those of this project lie in notebooks/sweeps/) that `la
     common: {preset: compact, steps: 200}
     seeds: [0, 1, 2, 3, 4]
 
+What was measured lies beside it, as results/dancer/NAME.csv and results/lab4/NAME.csv.
+
 A seed decides weights, data order and noise, so two levels of one seed are a pair: the effect is the mean over seeds of
 the difference within a pair, and most of what makes seeds differ is not in it.
 """
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 import typing
@@ -32,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lab4_core.errors import Lab4Error, unknown
-from lab4_core.paths import NOTEBOOKS, replacing
+from lab4_core.paths import NOTEBOOKS
 from lab4_core.plots import band
 from lab4_core.registry import coerce
 from lab4_core.sweep import Point, cell_text, expand, read_file, read_yaml
@@ -200,35 +201,7 @@ def finished_row(rows: Sequence[Mapping[str, Any]], point: Point) -> Mapping[str
     return None
 
 
-# ---------------------------------------------------------------------------------------------- results
-
-
-def results_path(claim: Claim, folder: Path = FOLDER) -> Path:
-    return folder / "results" / f"{claim.name}.csv"
-
-
-def write_results(claim: Claim, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER) -> None:
-    """Keep what a sweep measured beside the claim: its finished rows, without what depends on the machine."""
-    axes = list(dict.fromkeys(k for point in claim.points() for k in point))
-    kept = ("status", "psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr")
-    found = [row for point in claim.points() if (row := finished_row(rows, point))]
-    with replacing(results_path(claim, folder)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, ["point", *axes, *kept], extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-
-
-def read_table(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a sweep's CSV, every cell as text; [] where there is no such file."""
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-def read_results(claim: Claim, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The measured rows of a claim, [] where nothing was measured."""
-    return read_table(results_path(claim, folder))
+# -------------------------------------------------------------------------------------------------- all
 
 
 def all_claims(folder: Path = FOLDER) -> list[Claim]:

@@ -6,6 +6,7 @@ torch, matplotlib and nbconvert are imported inside `main`, so that `--help` is 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from lab4_core import lab_flags, options
 from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error
 from lab4_core.lab_flags import LabFlags, TesterFlags
-from lab4_core.options import ConfigFlags, File, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
+from lab4_core.options import ConfigFlags, File, Files, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
+from lab4_core.paths import write_text
 from lab4_core.presets import POSES, PRESETS, PROFILES, SOURCES, load_config, source
 
 
@@ -140,23 +142,35 @@ class Evaluate:
     frames: Whole = None
     """frames of a clip, the given ones included, as 30 for 2 -> 28; else as the run says"""
     data: Folder = None
-    """another dataset than the run's own, in the LAB4 layout"""
+    """another dataset than the run's own: in the LAB4 layout, for the svg model in the BAIR layout"""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto"""
+    lpips: Files = ()
+    """weights for LPIPS too: the linear layers that the package lpips publishes and, in a second --lpips, torchvision's
+    alexnet or vgg16. Nothing is downloaded"""
+    fvd: File = None
+    """weights for FVD too, of I3D or of torchvision's r3d_18. Nothing is downloaded"""
+    json: File = None
+    """also write the numbers and their protocol to this file"""
 
     def main(self) -> None:
         run = open_run(self.run, None, self.data, {})
-        print_score(score(run, self.data, self.split, self.samples, self.device, self.frames))
+        measures = {"lpips": self.lpips, "fvd": self.fvd}
+        result = score(run, self.data, self.split, self.samples, self.device, self.frames, **measures)
+        print_score(result)
+        if self.json:
+            write_text(self.json, json.dumps(result.summary(), indent=1) + "\n")
 
 
 @dataclass(kw_only=True)
 class Test:
-    """Predict the test clips: submission.csv as the lab hands it in, a GIF and a film strip of each clip."""
+    """Predict the test clips: submission.csv as the lab hands it in, a GIF and a film strip of each clip. For robot
+    pushing, where the truth is known, psnr.csv with the dB of every frame in the stead of the submission."""
 
     run: Annotated[Positional[str | None], arg(metavar="RUN", help_behavior_hint="")] = None
     """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
     data: Folder = None
-    """dataset in the LAB4 layout; else the run's own"""
+    """dataset in the LAB4 layout, for the svg model in the BAIR layout; else the run's own"""
     out: Folder = None
     """folder for the files; else test/ in the run"""
     seed: int = 0
@@ -205,10 +219,12 @@ class Sweep(Common):
     engine: Literal["local", "ray", "slurm"] = "local"
     """processes here, Ray tasks, or Slurm jobs (through submitit)"""
     slots: int = 0
-    """points at the same time, each with its share of the cores; 0 is one for every two cores"""
+    """points at the same time, each with its share of the cores; 0 is one for every core"""
     file: File = None
     """YAML: a mapping of keys to lists of values is a grid, a list is a list of points, a claim is one with its levels
     and seeds; --set crosses it"""
+    gpus: int = 0
+    """GPUs that each point has for itself; 0 reserves none"""
     address: Text = None
     """ray: address of a cluster; else one is started here"""
     cluster: Text = None
@@ -217,6 +233,8 @@ class Sweep(Common):
     """slurm: partition of the jobs"""
     timeout_min: int = 0
     """minutes after which a point is ended and counts as failed; 0 is 4 hours on Slurm and a day elsewhere"""
+    show: bool = False
+    """draw curves and moving pictures into the notebook of every point, for which it takes longer"""
 
     def points(self) -> list[dict[str, Any]]:
         from lab4_core.claims import points_of
@@ -236,8 +254,10 @@ class Sweep(Common):
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
-        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min")}
-        rows = run_sweep(points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine)
+        engine = {k: getattr(self, k) for k in ("address", "cluster", "partition", "timeout_min", "gpus")}
+        rows = run_sweep(
+            points, out, {**common, "overrides": own}, self.engine, self.slots, options=engine, show=self.show
+        )
         failed = sum(row["status"] != "finished" for row in rows)
         if failed:
             note(f"{failed} of {len(rows)} points did not finish; the same command runs these again")
@@ -256,34 +276,46 @@ class Claims:
     """run what is missing, as one sweep; stopped and started again, it goes on"""
     out: Folder = None
     """folder of that sweep: what it has measured is taken over into results/ beside the claims; else
-    $LAB4_RUNS/claims with --run, and nothing new is taken over without"""
+    $LAB4_RUNS/claims-dancer (claims-lab4) with --run, and nothing new is taken over without"""
     data: Folder = None
     """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
     engine: Literal["local", "ray", "slurm"] = "local"
     """as of lab4 sweep"""
     slots: int = 0
-    """points at the same time; 0 is one for every two cores"""
+    """points at the same time; 0 is one for every core"""
+    markdown: bool = False
+    """print the claims as the table of the README"""
 
     def main(self) -> None:
-        from lab4_core import claims
+        from lab4_core import claims, findings
         from lab4_core.paths import runs_dir
         from lab4_core.sweep import run_sweep
 
         chosen = [(claims.read_claim(f), Path(f).parent) for f in self.files]
         chosen = chosen or [(claim, claims.FOLDER) for claim in claims.all_claims()]
-        out = Path(self.out or runs_dir() / "claims")
+        root = options.dataset_root(self.data)
+        data = "lab4" if root else "dancer"
+        out = Path(self.out or runs_dir() / f"claims-{data}")
         if self.run:
             points = claims.points_of_all([claim for claim, _ in chosen])
-            run_sweep(points, out, {"data": options.dataset_root(self.data) or ""}, self.engine, self.slots)
+            run_sweep(points, out, {"data": root or ""}, self.engine, self.slots)
         if self.run or self.out:
-            rows = claims.read_table(out / "sweep.csv")
+            rows = findings.read_table(out / "sweep.csv")
             for claim, folder in chosen:
-                claims.write_results(claim, rows, folder)
+                findings.write_results(claim, rows, folder, data)
+        if self.markdown:
+            from lab4_core.plots.results import Table
+
+            rows = [row for claim, folder in chosen for row in findings.finding_rows([claim], folder)]
+            print(Table(rows, findings.FINDINGS).to_markdown(), end="")
+            return
         for claim, folder in chosen:
-            judged = claims.judge(claim, claims.read_results(claim, folder))
-            print(f"{claim.name}: {claims.overall(judged)} ({claim.claim}; {claim.source})")
-            for row in judged:
-                print("   ", claims.sentence(row))
+            judged = findings.judged_on_all(claim, folder)
+            for name in dict.fromkeys(row["data"] for row in judged):
+                own = [row for row in judged if row["data"] == name]
+                print(f"{claim.name}, {name}: {claims.overall(own)} ({claim.claim}; {claim.source})")
+                for row in own:
+                    print("   ", claims.sentence(row))
 
 
 @dataclass(kw_only=True)
@@ -326,11 +358,27 @@ class Data:
 
 
 @dataclass(kw_only=True)
+class Export:
+    """Write the best weights of a run, with its configuration and score, into one safetensors file."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """a run's folder"""
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """the file, NAME.safetensors; `lab4 import` makes a run of it again"""
+
+    def main(self) -> None:
+        from lab4_core.inference import load_run
+        from lab4_core.weights import export_weights
+
+        print(export_weights(load_run(self.run), lab_flags.local_path(self.file)))
+
+
+@dataclass(kw_only=True)
 class Import:
-    """Take a published checkpoint of the lab as a run, for evaluate, test and the notebooks."""
+    """Take an exported file or a published checkpoint of the lab as a run, for evaluate, test and the notebooks."""
 
     ckpt: Annotated[Positional[str], arg(metavar="CKPT")]
-    """its .ckpt file: {"state_dict": ...} or the bare weights"""
+    """a .safetensors file of `lab4 export`, or the lab's .ckpt file: {"state_dict": ...} or the bare weights"""
     out: Folder = None
     """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
     norm: Literal["image", "running"] = "image"
@@ -342,6 +390,15 @@ class Import:
     def main(self) -> None:
         from lab4_core.inference import import_checkpoint
 
+        if self.ckpt.endswith(".safetensors"):
+            from lab4_core.weights import pretrained
+
+            if self.sets:
+                raise Lab4Error(
+                    f"import {self.ckpt} --set: an exported file knows its configuration; expected no --set"
+                )
+            print(pretrained(lab_flags.local_path(self.ckpt), self.out).dir)
+            return
         overrides = {"model.norm": self.norm, **options.set_overrides(self.sets)}
         print(import_checkpoint(lab_flags.local_path(self.ckpt), self.out, overrides).dir)
 
@@ -370,8 +427,23 @@ class Bench:
     """also write the measurements to this file"""
     quick: bool = False
     """fewer repeats"""
+    quality: float | None = None
+    """instead: train lab, compact and best for so many minutes each, and score their rollouts on the way"""
+    data: Folder = None
+    """with --quality: root of the dataset, as for train"""
+    out: Folder = None
+    """with --quality: folder for the runs, as for train"""
 
     def main(self) -> None:
+        if self.quality is not None:
+            from lab4_core.quality import minutes_to, time_to_quality
+
+            found = time_to_quality(self.quality, self.data, self.out, json_path=self.json)
+            for preset, curve in found["curves"].items():
+                first = minutes_to(curve, 30.0)
+                at = f"30 dB after {first:.1f} min" if first else "30 dB never reached"
+                print(f"{preset:10s} {curve[-1][1]:.2f} dB after {curve[-1][0]:.1f} min, {at}")
+            return
         from lab4_core.bench import run_bench
 
         run_bench(json_path=self.json, quick=self.quick)
@@ -408,6 +480,7 @@ COMMANDS = {
     "sweep": Sweep,
     "claims": Claims,
     "data": Data,
+    "export": Export,
     "import": Import,
     "soup": Soup,
     "bench": Bench,
@@ -455,21 +528,29 @@ def score(
     samples: int | None = None,
     device: str = "auto",
     frames: int | None = None,
+    **measures: Any,
 ) -> Any:
     from lab4_core.inference import evaluate
 
     data = dataset_for(run, root)
-    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames)
+    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **measures)
 
 
 def print_score(score: Any) -> None:
     """The model beside its baselines, and how they were measured."""
-    rows = {"this run": score.rows.pop("this model"), **{k: v for k, v in score.rows.items() if k != "this model"}}
-    print(f"{'':16}{'PSNR (dB)':>10}{'SSIM':>8}{'worst frame (dB)':>18}")
+    from lab4_core.scores import MEASURES
+
+    means = score.means
+    rows = {"this run": means.pop("this model"), **means}
+    shown = {k: v for k, v in MEASURES.items() if k in rows["this run"]}
+    print(f"{'':16}" + "".join(f"{title:>11}" for title, _ in shown.values()) + "  worst frame (dB)")
     for name, values in rows.items():
-        psnr, ssim = values["psnr"], values["ssim"]
-        print(f"{name.replace('_', ' '):16}{psnr.mean():10.2f}{ssim.mean():8.3f}{psnr.min():18.2f}")
+        cells = "".join(f"{format(values[k], f) if k in values else '-':>11}" for k, (_, f) in shown.items())
+        worst = score.rows.get(name, score.rows["this model"])["psnr"].min()
+        print(f"{name.replace('_', ' '):16}{cells}{worst:18.2f}")
     print("copy previous knows the true previous frame: a yardstick, no prediction")
+    if score.drift:
+        print(f"drift: {score.drift_text}")
     for key, value in score.protocol.items():
         print(f"{key}: {value}")
 

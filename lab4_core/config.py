@@ -78,6 +78,9 @@ class Config:
 
     eval_every: int = opt(1, "epochs between evaluations on the validation clip; 0 evaluates only at the end")
     eval_frames: int = opt(630, "frames of an evaluation clip, the given ones included")
+    keep: Literal["best", "last"] = opt(
+        "best", "weights of the result: the best of the evaluations on val, or those of the last step"
+    )
     eval_samples: int = opt(1, "rollouts with different z averaged per clip in the reported score")
     psnr: Literal["frame", "channel"] = opt(
         "frame", "PSNR of a frame: of its whole error, or of R, G and B apart and then their mean (the BAIR lab)"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -54,18 +55,30 @@ def processes(batch_size: int) -> Iterator[None]:
             raise Lab4Error(f"nproc_per_node: expected at most {torch.cuda.device_count()}, the GPUs of this machine")
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # torchrun ends the others with SIGTERM as soon as one is lost: they still have to say so, and have 30 s for it
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         yield
+        signal.signal(signal.SIGTERM, before)
     except RuntimeError as e:
-        if not (isinstance(e, dist.DistError) or "gloo" in str(e) or "Connection" in str(e)):
-            raise
-        raise Lab4Error(
-            f"process {dist.get_rank()} of {count}: another process of this training is lost "
-            f"({str(e).splitlines()[0]}); expected all of them to the end. "
-            "The last checkpoint is whole: the same command goes on from it"
-        ) from e
+        if reason := lost(e):
+            raise Lab4Error(reason) from e
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def lost(error: BaseException) -> str | None:
+    """What to say of an error that means that another process is gone; None of any other error."""
+    if size() == 1 or not isinstance(error, RuntimeError):
+        return None
+    if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)):
+        return None
+    return (
+        f"process {dist.get_rank()} of {size()}: another process of this training is lost "
+        f"({str(error).splitlines()[0]}); expected all of them to the end. "
+        "The last checkpoint is whole: the same command goes on from it"
+    )
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from lab4_core.evaluation import score_model
 from lab4_core.finite import FiniteWatch
 from lab4_core.interrupts import Stopped, stop_requests
 from lab4_core.models.base import count_parameters
-from lab4_core.paths import runs_dir
 from lab4_core.progress import Progress
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
@@ -53,7 +52,7 @@ def train(
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
     data = data or load_data(cfg)
-    folder = runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(data.digest)}"
+    folder = runlog.folder_of(cfg, data.digest, out)
     with distributed.processes(cfg.batch_size), distributed.own_folder(folder) as mine:
         run = _load_or_train(runlog.create(mine, cfg), cfg, data, resume, loggers if distributed.leads() else ())
     return run if run.dir == folder else Run(folder)
@@ -70,7 +69,7 @@ def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers:
             with accel.memory_for(cfg.device, lower):
                 return _Training(cfg, data, run, loggers).fit()
         except Exception as e:
-            reason = str(e) if isinstance(e, Lab4Error) else f"{type(e).__name__}: {e}"
+            reason = str(e) if isinstance(e, Lab4Error) else distributed.lost(e) or f"{type(e).__name__}: {e}"
             with suppress(Lab4Error):  # the disk may be what failed; the error itself is what matters
                 run.write_result({"status": "failed", "reason": reason})
             raise
@@ -253,7 +252,7 @@ class _Training:
                  **{name: float(b["psnr"].mean()) for name, b in score.baselines.items()}}  # fmt: skip
         self.log.append(entry)
         self.trackers.log(entry)
-        if score.mean > self.best["psnr"]:
+        if score.mean > self.best["psnr"] or (self.cfg.keep == "last" and math.isfinite(score.mean)):
             self.save_best(score, epoch)
         return score
 
@@ -268,10 +267,11 @@ class _Training:
             score = self.evaluate(self.cfg.epochs - 1, tick)
         except Stopped:
             return self.stopped(progress)
-        if self.best["epoch"] < 0:
+        if self.best["epoch"] < 0 or (self.cfg.keep == "last" and not math.isfinite(score.mean)):
             raise Lab4Error(f"the PSNR on val is {score.mean}: expected a finite one from at least one evaluation. "
                             "Rollouts that grow without bound do this; model.output = clamp bounds them")  # fmt: skip
-        protocol = {**score.protocol, "weights": "the best of the evaluations on val"}
+        weights = {"best": "the best of the evaluations on val", "last": "those of the last step"}[self.cfg.keep]
+        protocol = {**score.protocol, "weights": weights}
         best = runlog.read_score(self.run.dir / "scores.npz", protocol)
         self.log.sync()
         self.run.write_result({**self.result("finished"), **best.summary()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,12 @@ from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
-from lab4_core.metrics import baselines, frame_scores
+from lab4_core.metrics import baseline_frames, brightness_per_frame, frame_scores
 from lab4_core.models.base import VideoPredictor
 from lab4_core.scores import Score
 from lab4_core.strategies import correction
 
-METRICS = ("psnr", "ssim")
+LOWER_IS_BETTER = ("lpips",)
 AT_ONCE = 64  # clips that are predicted as one batch: thousands, as BAIR has them, would not fit the memory
 
 
@@ -48,23 +49,44 @@ def score_model(
     split: str = "val",
     samples: int | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
+    lpips: Any = None,
+    fvd: Any = None,
 ) -> Score:
     """Predict every clip from its first `n_past` frames and its conditions, z ~ N(0, I), and score each frame.
 
     The true frames after the given ones are used for nothing but the score. With several samples the score is
-    the mean of theirs; each clip's best sample, the papers' measure, stands beside it. The protocol says all of this.
+    the mean of theirs; each clip's best sample, the papers' measure, stands beside it. lpips, fvd: the `Lpips` and the
+    `Fvd` to score with too, where their weights are at hand. The protocol says all of this.
     """
     check_lengths(clips, cfg, split)
     correct = correction(cfg.strategies, rollouts=True)
     n, n_past, samples = len(clips.starts), cfg.n_past, samples or cfg.eval_samples
+
+    def scores(pred: torch.Tensor, true: torch.Tensor) -> dict[str, np.ndarray]:
+        more = {} if lpips is None else {"lpips": lpips(pred, true).cpu().numpy()}
+        return {**frame_scores(pred, true, cfg.psnr), **more}
+
     runs, still = [], []  # of each batch of clips: the scores of every sample, and those of the baselines
+    features: dict[str, list[torch.Tensor]] = {}  # of whole clips, for FVD
     for begin in range(0, n, AT_ONCE):
         truth, cond = clip_batch(clips, cfg.eval_frames, device, slice(begin, begin + AT_ONCE))
+        past, future = truth[:, :n_past], truth[:, n_past:]
+
+        def seen(name: str, pred: torch.Tensor, past=past) -> torch.Tensor:
+            if fvd is not None:
+                features.setdefault(name, []).append(fvd.features(torch.cat([past, pred], 1)))
+            return pred
+
         how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick,
                "dtype": accel.pick_precision(cfg.precision, device)}  # fmt: skip
-        made = (rollout(model, truth[:, :n_past], cond, seed=s + samples * begin, **how) for s in range(samples))
-        runs.append([frame_scores(pred, truth[:, n_past:], cfg.psnr) for pred in made])
-        still.append(baselines(truth, n_past, cfg.psnr))
+        made = (rollout(model, past, cond, seed=s + samples * begin, **how) for s in range(samples))
+        runs.append([
+            {**scores(seen("this model", pred), future), "brightness": brightness_per_frame(pred, future).cpu().numpy()}
+            for pred in made
+        ])  # fmt: skip
+        guesses = baseline_frames(truth, n_past)
+        still.append({name: scores(seen(name, guess), future) for name, guess in guesses.items()})
+        seen("truth", future)
     protocol = {
         "split": f"training clip {cfg.hold_out}, left out" if split == "val" and cfg.hold_out is not None else split,
         "clips": n,
@@ -74,13 +96,32 @@ def score_model(
         "samples": f"{samples}, scores averaged" + ("; best sample: of each clip, by its mean" if samples > 1 else ""),
         "psnr": "range 1.0, predictions clipped to [0, 1], mean of the dB of each "
         + ("channel of each frame" if cfg.psnr == "channel" else "frame"),
+        "ssim": "Gaussian window of 11 pixels, sigma 1.5, mean over channels and places (Wang et al. 2004)",
     }
+    if lpips is not None:
+        protocol["lpips"] = lpips.protocol
+    if fvd is not None:
+        protocol["fvd"] = f"whole clips, given frames too, {samples * n} predicted against {n} true; {fvd.protocol}"
     # (samples, N, S)
-    all_scores = {k: np.stack([np.concatenate([r[k] for r in sample]) for sample in zip(*runs)]) for k in METRICS}
+    all_scores = {k: np.stack([np.concatenate([r[k] for r in sample]) for sample in zip(*runs)]) for k in runs[0][0]}
     means = {k: v.mean(0, dtype=np.float64).astype(np.float32) for k, v in all_scores.items()}
-    best = {k: v[v.mean(2).argmax(0), np.arange(v.shape[1])] for k, v in all_scores.items()} if samples > 1 else {}
-    return Score(**means, baselines=_joined(still), protocol=protocol, best_of=best)
+    ranked = {k: v for k, v in all_scores.items() if k != "brightness"}
+    best = {k: _best(v, k in LOWER_IS_BETTER) for k, v in ranked.items()} if samples > 1 else {}
+    return Score(**means, baselines=_joined(still), protocol=protocol, best_of=best, fvd=_distances(fvd, features))
+
+
+def _best(scores: np.ndarray, lowest: bool) -> np.ndarray:
+    """(samples, N, S) -> (N, S): of each clip the sample of the best mean."""
+    means = scores.mean(2)
+    return scores[means.argmin(0) if lowest else means.argmax(0), np.arange(scores.shape[1])]
+
+
+def _distances(fvd: Any, features: dict[str, list[torch.Tensor]]) -> dict[str, float]:
+    """The FVD of every predictor from the truth."""
+    whole = {name: torch.cat(parts) for name, parts in features.items()}
+    truth = whole.pop("truth", None)
+    return {name: fvd.distance(found, truth) for name, found in whole.items()}
 
 
 def _joined(parts: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
-    return {name: {k: np.concatenate([p[name][k] for p in parts]) for k in METRICS} for name in parts[0]}
+    return {name: {k: np.concatenate([p[name][k] for p in parts]) for k in row} for name, row in parts[0].items()}

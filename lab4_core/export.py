@@ -23,7 +23,8 @@ from lab4_core.errors import Lab4Error
 from lab4_core.mathml import markdown_html
 from lab4_core.paths import write_text
 
-# Widgets and JavaScript are absent: without a kernel they are dead, and each has a static twin beside it.
+# Widgets and JavaScript are absent: without a kernel they are dead, and each has a static twin, in the same output or
+# beside it.
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
 DEAD = {"application/vnd.jupyter.widget-view+json", "application/javascript"}
 
@@ -45,7 +46,8 @@ th, td { padding: .35em .8em; border-bottom: 1px solid #d9dee3; text-align: left
 thead th { border-bottom: 2px solid #8693a0; }
 code, pre, kbd { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .9em; }
 :not(pre) > code { background: #f2f4f6; padding: .1em .3em; border-radius: 3px; }
-pre { background: #f6f8fa; padding: .8em 1em; border-radius: 4px; overflow-x: auto; line-height: 1.45; }
+pre { background: #f6f8fa; padding: .8em 1em; border-radius: 4px; line-height: 1.45; white-space: pre-wrap; }
+p:has(> math[display=block]) { max-width: none; width: fit-content; min-width: min(44rem, 100%); }
 .output_error pre { background: #fdecea; }
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "DejaVu Math TeX Gyre", math;
   font-size: 1.08em; }
@@ -129,13 +131,17 @@ def _without_the_live_parts(notebook: Any, show_code: bool) -> Any:
 
 
 def _is_live(output: Any) -> bool:
-    """Progress bars and warnings (stderr), and what needs a kernel or a script."""
-    return output.get("name") == "stderr" or not DEAD.isdisjoint(output.get("data", {}))
+    """Progress bars and warnings (stderr), and what needs a kernel or a script and brings no static twin (the name that
+    every widget has as plain text is none)."""
+    data = output.get("data", {})
+    return output.get("name") == "stderr" or (not DEAD.isdisjoint(data) and data.keys() <= DEAD | {"text/plain"})
 
 
 def _prepare_output(output: Any, alt: str) -> None:
     """Math in an output takes the way of math in text; a picture without a description gets `alt`."""
     data = output.get("data", {})
+    for kind in DEAD & data.keys():
+        del data[kind]
     if "text/latex" in data:
         data["text/markdown"] = data.pop("text/latex")
     for kind in ("image/png", "image/jpeg"):

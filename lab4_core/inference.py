@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from lab4_core.strategies import correction
 from lab4_core.submission import write_submission
 
 SHOWN = 16  # test clips that `test` writes pictures of
+FPS = {"poses": 20.0, "actions": 8.0}  # the robot's clips are of 30 frames: a second and a half would show nothing
 
 
 def load_run(folder: str | os.PathLike) -> Run:
@@ -38,9 +41,9 @@ def load_model(run: Run, device: str | torch.device = "auto") -> VideoPredictor:
     path = run.dir / "best.pt"
     state = checkpoint.load(path, device)
     source = f"checkpoint {path}"
-    trained = run.result.get("fingerprint")
-    if state.get("run") and trained and state["run"] != trained:
-        raise Lab4Error(f"{source}: of the run {state['run']!r}: expected the one of {run.dir.name}, {trained!r}")
+    trained, found = run.result.get("fingerprint"), state.get("run")
+    if not isinstance(found, (str, type(None))) or (found and trained and found != trained):
+        raise Lab4Error(f"{source}: of the run {str(found)[:40]!r}: expected the one of {run.dir.name}, {trained!r}")
     try:
         part = registry.build("model", state["model"])
         shapes = [tuple(int(n) for n in state[name]) for name in ("frame_shape", "cond_shape")]
@@ -69,10 +72,14 @@ def evaluate(
     data: VideoData | None = None,
     device: str = "auto",
     frames: int | None = None,
+    lpips: Sequence[str | os.PathLike] = (),
+    fvd: str | os.PathLike | None = None,
 ) -> Score:
     """Score the best weights of a run on the clips of a split: "val", "train", or "test" where the dataset has the
     truth of its test clips. frames: of a clip, the given ones included (30 is 2 -> 28); else as the run says.
-    See `evaluation.score_model`."""
+
+    lpips, fvd: files with the weights of these measures (`lpips.load_lpips`, `fvd.load_fvd`). They are not part of this
+    project and are never downloaded; without them the protocol says so. See `evaluation.score_model`."""
     if split not in ("val", "train", "test"):
         raise Lab4Error(f"split = {split!r}: expected 'val', 'train' or 'test'")
     data = data or load_data(run.config)
@@ -80,9 +87,23 @@ def evaluate(
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
     device = accel.pick_device(device)
     model = load_model(run, device)
+    missing, measures = {}, {}
+    if lpips:
+        from lab4_core.lpips import load_lpips
+
+        measures["lpips"] = load_lpips(lpips, device)
+    else:
+        missing["lpips"] = "no weights given (lab4 evaluate --lpips FILE)"
+    if fvd:
+        from lab4_core.fvd import load_fvd
+
+        measures["fvd"] = load_fvd(fvd, device)
+    else:
+        missing["fvd"] = "no weights given (lab4 evaluate --fvd FILE)"
     try:
         with accel.memory_for(device, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
-            return score_model(model, clips, cfg, device, split=split, samples=n_samples)
+            score = score_model(model, clips, cfg, device, split=split, samples=n_samples, **measures)
+            return replace(score, protocol=score.protocol | missing)
     except RuntimeError as e:
         raise Lab4Error(f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are not what the model of "
                         f"{run.dir.name} was built for ({e})") from e  # fmt: skip
@@ -135,7 +156,8 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
         panels["pose"] = cond
     given = "the first frame" if n_past == 1 else f"the first {n_past} frames"
     title = f"{run.name}, predicted from {given} and the {'poses' if poses else 'actions'}"
-    return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3)
+    fps = FPS["poses" if poses else "actions"]
+    return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3, fps=fps)
 
 
 def _psnr(run: Run, predicted: torch.Tensor, truth: Any) -> list[float]:
@@ -183,7 +205,8 @@ def test(
             panels["pose"] = clip.cond
         if i >= SHOWN:
             continue
-        video = Video(panels, title=f"test clip {clip.name}", psnr=psnr, n_past=run.config.n_past)
+        fps = FPS["poses" if poses else "actions"]
+        video = Video(panels, title=f"test clip {clip.name}", psnr=psnr, n_past=run.config.n_past, fps=fps)
         for suffix in (".gif", ".png"):
             written.append(folder / f"pred_seq{i}{suffix}")
             video.save(written[-1])
@@ -211,7 +234,7 @@ def import_checkpoint(
     statistics. Raises `Lab4Error` for a file that could run code, is truncated, or is of another model.
     """
     cfg = Config.from_dict({"name": "imported", **(overrides or {})})
-    weights = checkpoint.lab_weights(path)
+    weights = checkpoint.bare_weights(path)
     shape = (3, 32, 64)
     model = cfg.model.build(shape, shape)
     checkpoint.load_weights(model, weights, f"checkpoint {path}")

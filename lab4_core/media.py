@@ -137,11 +137,12 @@ def chosen_frames(n_frames: int, n: int = 8, every: int | None = None) -> list[i
     return sorted({int(t) for t in np.linspace(0, n_frames - 1, n).round()})
 
 
-def film_strip(rows: Mapping[str, Any], n: int = 8, every: int | None = None, scale: int = 2) -> np.ndarray:
-    """Still frames of clips, (H', W', 3) uint8: a labelled row a clip, a numbered column a chosen frame."""
+def film_strip(rows: Mapping[str, Any], n: int = 8, every: int | None = None, scale: int = 2, frames: Any = None):
+    """Still frames of clips, (H', W', 3) uint8: a labelled row a clip, a numbered column for each of `frames`, by
+    default those of `chosen_frames`."""
     clips = same_size(rows)
     length, h, w, _ = next(iter(clips.values())).shape
-    columns = chosen_frames(length, n, every)
+    columns = chosen_frames(length, n, every) if frames is None else list(frames)
     h, w, gap = h * scale, w * scale, 2
     font = ImageFont.load_default(FONT_SIZE)
     left = max(int(font.getlength(name)) for name in clips) + 2 * GUTTER

@@ -47,18 +47,27 @@ def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = 11, sigma: float =
     return torch.cat(scores).view(pred.shape[:2])
 
 
-def baselines(truth: Tensor, n_past: int = 1, psnr: str = "frame") -> dict[str, dict[str, np.ndarray]]:
-    """Scores of two predictors that know nothing of the condition, for the frames n_past.. of (N, T, C, H, W).
+def brightness_per_frame(pred: Tensor, truth: Tensor) -> Tensor:
+    """Mean of a predicted frame less that of the true one, (N, T, C, H, W) -> (N, T) in units of the range [0, 1]: a
+    rollout that fades or darkens moves away from 0."""
+    return pred.float().clamp(0, 1).flatten(2).mean(2) - truth.float().flatten(2).mean(2)
+
+
+def baseline_frames(truth: Tensor, n_past: int = 1) -> dict[str, Tensor]:
+    """What two predictors that know nothing of the condition give for the frames n_past.. of (N, T, C, H, W).
 
     repeat_first repeats the last given frame for ever; copy_previous copies the *true* previous frame, which
     no rollout has: it says how much moves from one frame to the next.
     """
-    target = truth[:, n_past:]
-    guesses = {
-        "repeat_first": truth[:, n_past - 1 : n_past].expand_as(target),
+    return {
+        "repeat_first": truth[:, n_past - 1 : n_past].expand_as(truth[:, n_past:]),
         "copy_previous": truth[:, n_past - 1 : -1],
     }
-    return {name: frame_scores(guess, target, psnr) for name, guess in guesses.items()}
+
+
+def baselines(truth: Tensor, n_past: int = 1, psnr: str = "frame") -> dict[str, dict[str, np.ndarray]]:
+    """The scores of `baseline_frames`, by their names."""
+    return {name: frame_scores(x, truth[:, n_past:], psnr) for name, x in baseline_frames(truth, n_past).items()}
 
 
 def frame_scores(pred: Tensor, truth: Tensor, psnr: str = "frame") -> dict[str, np.ndarray]:

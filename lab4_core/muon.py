@@ -6,7 +6,7 @@ lets both halves share one learning rate, is that of Liu et al. 2025, arXiv 2502
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -27,19 +27,33 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                update = _muon(p, state, group) if group["matrices"] else _adam(p, state, group)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+            updates = self._matrices(group) if group["matrices"] else self._vectors(group)
+            for p, update in updates:
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+
+    def _vectors(self, group: dict) -> Iterator[tuple[Tensor, Tensor]]:
+        for p in (p for p in group["params"] if p.grad is not None):
+            yield p, _adam(p, self.state[p], group)
+
+    def _matrices(self, group: dict) -> Iterator[tuple[Tensor, Tensor]]:
+        """Matrices of one shape are made orthogonal together: a model has many of a few shapes."""
+        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for p in (p for p in group["params"] if p.grad is not None):
+            momentum = _momentum(p, self.state[p], group).flatten(1)
+            alike.setdefault(tuple(momentum.shape), []).append((p, momentum))
+        for shape, pairs in alike.items():
+            scale = 0.2 * max(shape) ** 0.5  # 0.2: the root mean square of Adam's updates
+            updates = orthogonal(torch.stack([momentum for _, momentum in pairs])).mul_(scale)
+            for (p, _), update in zip(pairs, updates):
+                yield p, update.view_as(p)
 
 
-def _muon(p: Tensor, state: dict, group: dict) -> Tensor:
+def _momentum(p: Tensor, state: dict, group: dict) -> Tensor:
+    """Nesterov's: the mean of the gradients as it will be after the next step, were its gradient this one again."""
     if not state:
         state["momentum"] = torch.zeros_like(p)
     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-    nesterov = p.grad.lerp(state["momentum"], group["momentum"])
-    matrix = orthogonal(nesterov.flatten(1))
-    return (0.2 * max(matrix.shape) ** 0.5 * matrix).view_as(p)  # 0.2: the root mean square of Adam's updates
+    return p.grad.lerp(state["momentum"], group["momentum"])
 
 
 def _adam(p: Tensor, state: dict, group: dict) -> Tensor:
@@ -54,11 +68,17 @@ def _adam(p: Tensor, state: dict, group: dict) -> Tensor:
 
 
 def orthogonal(m: Tensor) -> Tensor:
-    """About U V^T of m (R, C) = U S V^T, singular values between 0.7 and 1.2, by an iteration of nothing but products
-    (Newton-Schulz of degree 5 with the coefficients of the authors)."""
-    x = m.T if m.shape[0] > m.shape[1] else m
-    x = x / (x.norm() + 1e-7)
+    """About U V^T of each m (N, R, C) = U S V^T, singular values between 0.7 and 1.2, by an iteration of nothing but
+    products (Newton-Schulz of degree 5 with the coefficients of the authors).
+
+    Under autocast it computes in bf16, as the authors do: the error is smaller than what the iteration leaves.
+    """
+    x = m.mT if m.shape[-2] > m.shape[-1] else m
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if torch.is_autocast_enabled(m.device.type):
+        x = x.to(torch.get_autocast_dtype(m.device.type))
     for _ in range(STEPS):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if m.shape[0] > m.shape[1] else x
+        a = x @ x.mT
+        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, b, x, beta=3.4445)
+    return (x.mT if m.shape[-2] > m.shape[-1] else x).to(m.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from lab4_core.errors import Lab4Error
 
 ROOT = Path(__file__).resolve().parent.parent
+STALE = 3600.0  # seconds: a temporary file that nobody has touched for so long is a killed process's
 NOTEBOOKS = ROOT / "notebooks"
 BENCHMARKS = ROOT / "benchmarks"
 CACHE = Path(os.environ.get("LAB4_CACHE", ROOT / "data" / "cache"))
@@ -30,12 +32,14 @@ def replacing(path: str | os.PathLike, previous: str = "") -> Iterator[Path]:
     under; at every instant one of the two is there.
 
     Yields the temporary path (same folder, same suffix). If the body raises, the old file is
-    untouched and the temporary one is gone. A full disk or a read-only folder becomes a `Lab4Error`.
+    untouched and the temporary one is gone; one that a killed process left is deleted an hour later, by the next who
+    writes the file. A full disk or a read-only folder becomes a `Lab4Error`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = in_the_making(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path)
         yield temporary
         with open(temporary, "rb") as f:  # on the disk before it takes the name
             os.fsync(f.fileno())
@@ -67,6 +71,24 @@ def free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
         return 2**62
+
+
+def in_the_making(path: Path) -> Path:
+    """A new name beside `path` for what will become it: hidden, with the same suffix."""
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+
+
+def remove_stale(path: Path) -> None:
+    """Delete what a killed process left of `path`: a file or a folder in the making that nobody has touched for an
+    hour."""
+    pattern = rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}"
+    with suppress(OSError):
+        for old in path.parent.iterdir():
+            if not re.fullmatch(pattern, old.name) or old.is_symlink():
+                continue
+            touched = max(os.stat(p).st_mtime for p in (old, *(folder for folder, _, _ in os.walk(old))))
+            if time.time() - touched >= STALE:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.paths import remove_leftovers, replacing, write_text
+from lab4_core.paths import remove_leftovers, replacing, runs_dir, write_text
 from lab4_core.scores import Score
 
 STATES = ("last.pt", "previous.pt")  # the state of the training, the newest first
@@ -94,6 +94,11 @@ class Run:
         return f"Run({self.name}: {status}{psnr})"
 
 
+def folder_of(config: Config, digest: str, out: str | os.PathLike | None = None) -> Path:
+    """Where a run lies, there or not yet. digest: of its data (`VideoData.digest`); out: as in `paths.runs_dir`."""
+    return runs_dir(out) / f"{config.name}-{config.fingerprint(digest)}"
+
+
 def create(folder: Path, config: Config, anew: bool = False) -> Run:
     """The run of a folder, made if it is new; `anew` writes its configuration again, as does one that cannot be
     read: the folder's name says which one belongs there."""
@@ -147,8 +152,10 @@ def _moderate(value: Any) -> bool:
 
 
 def score_arrays(score: Score) -> dict[str, np.ndarray]:
-    """A score as named arrays: psnr, ssim, and `<baseline>.psnr`, `<baseline>.ssim` for each baseline."""
+    """A score as named arrays: psnr, ssim, brightness, and `<baseline>.psnr`, `<baseline>.ssim` for each baseline."""
     arrays = {"psnr": score.psnr, "ssim": score.ssim}
+    if score.brightness is not None:
+        arrays["brightness"] = score.brightness
     for name, values in {**score.baselines, **({BEST: score.best_of} if score.best_of else {})}.items():
         arrays |= {f"{name}.{k}": v for k, v in values.items()}
     return arrays
@@ -169,7 +176,8 @@ def score_of(arrays: dict[str, Any], protocol: dict[str, Any], where: str) -> Sc
             baselines.setdefault(name, {})[metric] = value
     if not all(b.keys() == {"psnr", "ssim"} for b in baselines.values()):
         raise Lab4Error(f"{where}: not the scores of a run; expected psnr and ssim of every baseline")
-    return Score(arrays["psnr"], arrays["ssim"], baselines, protocol, baselines.pop(BEST, {}))
+    return Score(arrays["psnr"], arrays["ssim"], baselines, protocol, baselines.pop(BEST, {}),
+                 brightness=arrays.get("brightness"))  # fmt: skip
 
 
 def write_score(path: Path, score: Score) -> None:

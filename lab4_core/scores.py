@@ -8,18 +8,51 @@ from typing import Any
 
 import numpy as np
 
+# what may be measured: its title, and how its numbers are written
+MEASURES = {"psnr": ("PSNR (dB)", ".2f"), "ssim": ("SSIM", ".3f"), "lpips": ("LPIPS", ".4f"), "fvd": ("FVD", ".1f")}
+
 
 @dataclass(frozen=True)
 class Score:
     """An evaluation: psnr and ssim are (N, S) for N clips of S predicted frames, beside the same of each
     baseline, and the protocol they were measured under. With several samples of z, psnr and ssim are their means and
-    best_of those of each clip's best sample (the one of the highest mean PSNR, the one of the highest mean SSIM)."""
+    best_of those of each clip's best sample (the one of the highest mean PSNR, the one of the highest mean SSIM).
+
+    Where weights were given for them: lpips is (N, S) too, and stands in baselines and best_of (there of the lowest);
+    fvd is one number for each row of `rows` but the best sample.
+
+    brightness (N, S) is the mean of a predicted frame less that of the true one, range 1.0."""
 
     psnr: np.ndarray
     ssim: np.ndarray
     baselines: dict[str, dict[str, np.ndarray]]
     protocol: dict[str, Any] = field(default_factory=dict)
     best_of: dict[str, np.ndarray] = field(default_factory=dict)
+    lpips: np.ndarray | None = None
+    fvd: dict[str, float] = field(default_factory=dict)
+    brightness: np.ndarray | None = None
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """What a rollout loses on its way: `psnr`, the slope of the mean PSNR along the clip in dB per 100 frames
+        (least squares), and where it is known `brightness`, of the last 100 frames against the true ones, in grey
+        levels of 255. Nothing for fewer than 100 frames, whose slope says little."""
+        curve = self.psnr.mean(0, dtype=np.float64)
+        if len(curve) < 100 or not np.isfinite(curve).all():
+            return {}
+        drift = {"psnr": 100 * float(np.polyfit(np.arange(len(curve)), curve, 1)[0])}
+        if self.brightness is not None:
+            drift["brightness"] = 255 * float(self.brightness[:, -100:].mean(dtype=np.float64))
+        return drift
+
+    @property
+    def drift_text(self) -> str:
+        """The drift in words, "" where there is none to tell."""
+        drift = self.drift
+        parts = [f"{drift['psnr']:+.2f} dB per 100 frames"] if drift else []
+        if "brightness" in drift:
+            parts.append(f"brightness of the last 100 frames {drift['brightness']:+.1f} of 255 grey levels")
+        return ", ".join(parts)
 
     @property
     def mean(self) -> float:
@@ -30,31 +63,45 @@ class Score:
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
         """The model, its best samples where there are several, and the baselines, by their names."""
         best = {"best sample": self.best_of} if self.best_of else {}
-        return {"this model": {"psnr": self.psnr, "ssim": self.ssim}, **best, **self.baselines}
+        lpips = {} if self.lpips is None else {"lpips": self.lpips}
+        return {"this model": {"psnr": self.psnr, "ssim": self.ssim, **lpips}, **best, **self.baselines}
+
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """The rows' means over clips and frames, by their names, and their FVD where it was computed."""
+        means = {name: {k: float(v.mean()) for k, v in row.items()} for name, row in self.rows.items()}
+        for name, distance in self.fvd.items():
+            means[name]["fvd"] = distance
+        return means
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers for result.json."""
+        rows = {name: {k: round(v, 5) for k, v in row.items()} for name, row in self.means.items()}
+        own, best = rows.pop("this model"), rows.pop("best sample", None)
         return {
+            **own,
             "psnr": round(self.mean, 4),
-            "ssim": round(float(self.ssim.mean()), 5),
-            "baselines": {
-                name: {k: round(float(v.mean()), 5) for k, v in scores.items()}
-                for name, scores in self.baselines.items()
-            },
-            **({"best_of": {k: round(float(v.mean()), 5) for k, v in self.best_of.items()}} if self.best_of else {}),
+            "baselines": rows,
+            **({"drift": {k: round(v, 3) for k, v in self.drift.items()}} if self.drift else {}),
+            **({"best_of": best} if best else {}),
             "protocol": self.protocol,
         }
 
     def _repr_html_(self) -> str:
+        rows = self.means
+        shown = {k: v for k, v in MEASURES.items() if k in rows["this model"]}
+        head = "".join(f"<th>{title}</th>" for title, _ in shown.values())
         body = "".join(
             f"<tr><td>{escape(name.replace('_', ' '))}</td>"
-            f"<td>{s['psnr'].mean():.2f}</td><td>{s['ssim'].mean():.3f}</td></tr>"
-            for name, s in self.rows.items()
+            + "".join(f"<td>{format(row[k], f) if k in row else '–'}</td>" for k, (_, f) in shown.items())
+            + "</tr>"
+            for name, row in rows.items()
         )
         n, t = self.psnr.shape
         return (
-            f"<table><caption>mean over {n} clip{'s' * (n > 1)} of {t} predicted frames</caption>"
-            f"<tr><th>predictor</th><th>PSNR (dB)</th><th>SSIM</th></tr>{body}</table>"
+            f"<table><caption>mean over {n} clip{'s' * (n > 1)} of {t} predicted frames"
+            f"{'; drift: ' * bool(self.drift)}{self.drift_text}</caption>"
+            f"<tr><th>predictor</th>{head}</tr>{body}</table>"
         )
 
     def __repr__(self) -> str:

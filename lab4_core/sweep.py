@@ -27,7 +27,7 @@ from typing import Any
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import replacing, write_text
 from lab4_core.runlog import owning
-from lab4_core.sweep_engines import ENGINES
+from lab4_core.sweep_engines import ENGINES, local_gpus
 from lab4_core.sweep_point import NOTEBOOK, RESULTS, TIMINGS, read_status
 from lab4_core.sweep_watch import watching
 
@@ -115,13 +115,17 @@ def run_sweep(
     notebook: str | os.PathLike = NOTEBOOK,
     options: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
+    show: bool = False,
 ) -> list[dict[str, Any]]:
     """Run every point that has not finished yet and return the table, one dict a point in the order given.
 
     common: notebook parameters all points share (profile, preset, data, minutes, seed, overrides).
-    slots: points at the same time, each with its share of the cores; 0 is one for every two cores.
-    options: timeout_min, the minutes after which a point counts as failed (4 hours on Slurm, a day elsewhere); and of
-    an engine: address (ray), cluster and partition (slurm).
+    slots: points at the same time, each with its share of the cores; 0 is one for every core. A point then has one
+    thread: small models gain little from a second, and on a busy machine threads wait for each other.
+    options: timeout_min, the minutes after which a point counts as failed (4 hours on Slurm, a day elsewhere); gpus,
+    how many each point has for itself (0: none is reserved, on this machine all points see all of them), which on this
+    machine also bounds the slots; and of an engine: address (ray), cluster and partition (slurm).
+    show: draw the curves and moving pictures of notebook 06 at every point; they change no result.
     Raises `Lab4Error` for an unknown engine, no points, an engine that is not installed, or a folder that another
     sweep is at work in; a point that fails is a row with its reason.
     """
@@ -130,9 +134,7 @@ def run_sweep(
     if not points:
         raise Lab4Error("the sweep has no points: expected at least one, as in --set annealing=cyclical,monotonic")
     out, cores = Path(out).expanduser().resolve(), _cores()
-    slots = slots or max(1, cores // 2)
-    if slots < 1:
-        raise Lab4Error(f"slots = {slots}: expected 1 or more")
+    slots = _slots(slots, cores, (options or {}).get("gpus") or 0, engine)
     minutes = (options or {}).get("timeout_min") or (240 if engine == "slurm" else 24 * 60)
     if minutes < 0:
         raise Lab4Error(f"timeout_min = {minutes}: expected minutes, more than 0")
@@ -142,13 +144,14 @@ def run_sweep(
     with owning(out):
         write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
         todo = {
-            folder: (p, folder, Path(notebook), max(1, cores // slots), minutes)
+            folder: ({**p, "show": show}, folder, Path(notebook), max(1, cores // slots), minutes)
             for p, folder in zip(params, folders)
             if read_status(folder).get("status") != "finished"
         }
         done = len(points) - len(todo)
         say(f"sweep: {len(points)} points, {done} finished before, {len(todo)} to run on {engine}, {slots} at a time")
-        names = {folder: _name(point) for folder, point in zip(folders, points)}
+        names = dict(zip(folders, _names(points)))
+        write_table(table(points, folders), out)  # what was measured before can be read while the rest runs
         begin = time.time()
         jobs = ENGINES[engine](list(todo.values()), slots, options) if todo else ()
         with watching({folder: names[folder] for folder in todo}, say):
@@ -221,8 +224,11 @@ def _shown(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _name(point: Point) -> str:
-    return " ".join(f"{k}={_cell(v)}" for k, v in point.items())
+def _names(points: Sequence[Point]) -> list[str]:
+    """What tells each point from the others; all of it where there is only one."""
+    keys = list(dict.fromkeys(key for point in points for key in point))
+    told = [k for k in keys if len({cell_text(point.get(k)) for point in points}) > 1] or keys
+    return [" ".join(f"{k}={_cell(point[k])}" for k in told if k in point) for point in points]
 
 
 def _outcome(status: Mapping[str, Any]) -> str:
@@ -235,6 +241,18 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _slots(slots: int, cores: int, gpus: int, engine: str) -> int:
+    """How many points at the same time, from what was asked for and what there is."""
+    if slots < 0 or gpus < 0:
+        raise Lab4Error(f"slots = {slots}, gpus = {gpus}: expected 0 or more")
+    if not gpus or engine != "local":
+        return slots or cores
+    if len(local_gpus()) < gpus:
+        raise Lab4Error(f"gpus = {gpus}: this machine has {len(local_gpus())} that may be used")
+    most = len(local_gpus()) // gpus
+    return min(slots or most, most)
 
 
 def _cores() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
@@ -22,22 +23,34 @@ Job = tuple[dict[str, Any], Path, Path, int, float]
 
 
 def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
-    """Processes of this machine."""
+    """Processes of this machine. With `gpus` each slot has so many for itself."""
     waiting, live = list(jobs), {}
+    each, devices = options.get("gpus", 0), local_gpus() if options.get("gpus") else []
+    free = [",".join(devices[i * each : (i + 1) * each]) for i in range(slots)]
     try:
         while waiting or live:
-            while waiting and len(live) < slots:
-                job = waiting.pop(0)
-                process = start(*job)
-                live[process.sentinel] = process, job[1]
+            while waiting and free:
+                job, own = waiting.pop(0), free.pop(0)
+                process = start(*job, gpus=own)
+                live[process.sentinel] = process, job[1], own
             for sentinel in wait(list(live)):
-                process, folder = live.pop(sentinel)
+                process, folder, own = live.pop(sentinel)
                 process.join()
                 settle(folder, process.exitcode)
+                free.append(own)
                 yield folder
     finally:
-        for process, _ in live.values():
+        for process, _, _ in live.values():
             process.terminate()
+
+
+def local_gpus() -> list[str]:
+    """The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` names them."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
@@ -58,7 +71,10 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
                         f"Ray did not start: {e} (on a busy machine: ray start --head, then --address auto)"
                     ) from e
     try:
-        task = ray.remote(num_cpus=1, max_retries=0)(run_one)
+        gpus, there = options.get("gpus", 0), ray.cluster_resources().get("GPU", 0)
+        if gpus > there:
+            raise Lab4Error(f"gpus = {gpus}: the Ray cluster has {there:g}; a point would wait for ever")
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_one)
         waiting, live = list(jobs), {}
         while waiting or live:
             while waiting and len(live) < slots:
@@ -86,6 +102,8 @@ def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
     )
     if options.get("partition"):
         executor.update_parameters(slurm_partition=options["partition"])
+    if options.get("gpus"):
+        executor.update_parameters(gpus_per_node=options["gpus"])
     waiting, live = list(jobs), {}
     try:
         while waiting or live:

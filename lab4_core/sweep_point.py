@@ -51,8 +51,9 @@ def run_one(
 
 
 def start(
-    params: dict[str, Any], folder: Path, notebook: Path, threads: int, minutes: float = 0.0
+    params: dict[str, Any], folder: Path, notebook: Path, threads: int, minutes: float = 0.0, gpus: str = ""
 ) -> multiprocessing.Process:
+    """The process of a point, started. gpus: those it may see, as CUDA_VISIBLE_DEVICES; "": as this process."""
     if not notebook.is_file():
         raise Lab4Error(f"no notebook {notebook}: a sweep executes it at every point")
     folder = folder.resolve()
@@ -62,6 +63,8 @@ def start(
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     if threads:
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    if gpus:
+        env["CUDA_VISIBLE_DEVICES"] = gpus
     # A fork server has papermill imported (seconds) once for all points, and forks a process that shares
     # nothing with the caller. Threads would not do: papermill changes the working directory.
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")

@@ -176,7 +176,7 @@ class Learner:
                 return terms | {"skipped": torch.tensor(True)}
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self.optimizer.step()
+            self._update()
         for strategy, memory in zip(cfg.strategies, self.memory):
             strategy.after_step(model, memory, step)
         return terms
@@ -209,6 +209,10 @@ class Learner:
         terms = distributed.mean(terms)
         terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, cfg.grad_clip or float("inf"))
         return {name: value.detach() for name, value in terms.items()}
+
+    def _update(self) -> None:
+        with accel.autocast(self.device, self.dtype):  # an optimizer of matrix products takes the same arithmetic
+            self.optimizer.step()
 
     def _path(self, batch: Batch, beta: Tensor) -> dict[str, Any]:
         """How this machine computes a clip fastest, the same mathematics in every case. A CPU goes backward step by
@@ -245,7 +249,7 @@ class Learner:
                 for group in self.optimizer.param_groups:
                     group["lr"] = given["lr"]
                 terms = self._gradients(batch, given["eps"], given["beta"], None)
-                self.optimizer.step()
+                self._update()
             return terms
 
         def state() -> list[Tensor]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from lab4_core.errors import Lab4Error
@@ -41,6 +42,15 @@ JUNK = st.recursive(
 def cases(n: int) -> Callable:
     """So many examples in CI, twenty times as many in the long form, `LAB4_CASES` times as many where that is set."""
     return hypothesis.settings(max_examples=max(1, round(SHARE * n)))
+
+
+def enough(least: int, kinds: int, record_property: Callable[[str, Any], None]) -> None:
+    """The last test of a file of cases: there were so many at least, of so many kinds; the summary says how many."""
+    if len(COUNTS) < kinds:
+        pytest.skip("not all of this file was run")
+    record_property("cases of bad input", COUNTS.total())
+    print(dict(COUNTS), "=", COUNTS.total())
+    assert COUNTS.total() >= least * min(1, SHARE)
 
 
 @contextmanager

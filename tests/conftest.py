@@ -6,6 +6,7 @@ notebooks' kernels, which inherit the environment set here.
 
 from __future__ import annotations
 
+import collections
 import os
 import shutil
 import tempfile
@@ -47,6 +48,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"{name}: {os.environ.get(f'TEST_{name}', 'not set, tests on real frames are skipped')}" for name in REAL]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What was tried in all, on every worker: the numbers that tests recorded as properties."""
+    tried: collections.Counter[str] = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call":
+                for what, n in report.user_properties:
+                    tried[what] += n
+    if tried:
+        terminalreporter.write_line("tried: " + ", ".join(f"{n:,} {what}" for what, n in sorted(tried.items())))
 
 
 def real_root(name: str) -> Path:

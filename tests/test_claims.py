@@ -5,9 +5,11 @@ import json
 import pytest
 import yaml
 
-from lab4_core import claims, cli, plots
+from lab4_core import claims, cli, findings, plots
 from lab4_core.claims import FOLDER, judge, overall, read_claim, verdict
 from lab4_core.errors import Lab4Error
+from lab4_core.paths import ROOT
+from lab4_core.plots.results import Table
 from lab4_core.presets import load_config
 from lab4_core.sweep import expand, notebook_parameters, write_table
 
@@ -99,8 +101,8 @@ def test_a_row_of_another_point_is_not_taken(tmp_path):
 def test_results_are_read_as_they_were_written(tmp_path):
     claim = read_claim(write(tmp_path))
     rows = rows_of([*claim.points(), {"seed": 9, "annealing": "none"}], lambda p: 25 + 0.1 * p["seed"])
-    claims.write_results(claim, rows, tmp_path)
-    read = claims.read_results(claim, tmp_path)
+    findings.write_results(claim, rows, tmp_path)
+    read = findings.read_results(claim, tmp_path)
     assert len(read) == 12 and judge(claim, read) == judge(claim, rows)
     named = claims.labelled(claim, read)
     assert [row["level"] for row in named] == ["free"] * 6 + ["forced"] * 6
@@ -141,8 +143,9 @@ def test_every_claim_of_the_project_can_run(path):
         params = notebook_parameters(point, {})
         changes = {"seed": params["seed"], **params["overrides"]}
         load_config(params["profile"], params["preset"], overrides=changes)
-    measured = claims.read_results(claim)
-    assert sum(row is not None for p in points if (row := claims.finished_row(measured, p))) == len(measured)
+    for data in findings.DATASETS:
+        measured = findings.read_results(claim, data=data)
+        assert sum(row is not None for p in points if (row := claims.finished_row(measured, p))) == len(measured)
 
 
 def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, capsys):
@@ -158,9 +161,37 @@ def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, 
     assert "not measured" in capsys.readouterr().out
     assert cli.main(["claims", str(path), "--run", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "forcing: holds (Teacher forcing hurts; report_000)" in said
+    assert "forcing, synthetic dancer: holds (Teacher forcing hurts; report_000)" in said and "real" not in said
     assert "forced against free: -1.00 dB, 95 % interval -1.00 to -1.00 over 3 seeds: holds" in said
     assert cli.main(["claims", str(path)]) == 0 and capsys.readouterr().out == said
+    # nothing new measured takes nothing away
+    (tmp_path / "empty").mkdir()
+    write_table(rows_of([{"seed": 99}], lambda p: 20.0), tmp_path / "empty")
+    assert cli.main(["claims", str(path), "--out", str(tmp_path / "empty")]) == 0 and capsys.readouterr().out == said
+
+    # real frames have results of their own, and a row of the table names the command that measured it
+    root = tmp_path / "LAB4_Dataset"
+    root.mkdir()
+    assert cli.main(["claims", str(path), "--run", "--out", str(tmp_path / "real"), "--data", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "forcing, synthetic dancer: holds" in said and "forcing, real frames: holds" in said
+    assert cli.main(["claims", str(path), "--markdown"]) == 0
+    head, _, dancer, real = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in head.split("|")][1:-1] == list(findings.FINDINGS)
+    measured = "forced -1.00 dB (-1.00 to -1.00, 3 seeds) | holds | forcing.yaml |"
+    assert dancer.endswith(f"| synthetic dancer | {measured}") and real.endswith(f"| real frames | {measured}")
+    rows = findings.table_rows(findings.judged_on_all(read_claim(path), tmp_path))
+    assert [r["command"] for r in rows] == [
+        f"lab4 claims {path} --run",
+        f"lab4 claims {path} --run --data LAB4_Dataset",
+    ]
+    assert rows[0]["95 % interval"] == "-1.00 to -1.00" and set(findings.TABLE) <= set(rows[0])
+
+
+def test_the_findings_of_the_readme_are_those_of_the_results():
+    """Its lines are calculated by `lab4 claims --markdown`; nobody types a verdict."""
+    expected = Table(findings.finding_rows(claims.all_claims()), findings.FINDINGS).to_markdown()
+    assert expected in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_effects_and_the_runs_behind_them_are_drawn(tmp_path):

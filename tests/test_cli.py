@@ -255,8 +255,8 @@ def test_import_and_evaluate_a_published_checkpoint(world, capsys, tmp_path):
 def test_sweep_hands_its_points_on(monkeypatch, capsys, tmp_path):
     asked = {}
 
-    def run_sweep(points, out, common, engine, slots, options):
-        asked.update(points=points, out=out, common=common, engine=engine, slots=slots, options=options)
+    def run_sweep(points, out, common, engine, slots, options, show):
+        asked.update(points=points, out=out, common=common, engine=engine, slots=slots, options=options, show=show)
         return [{"status": "finished"}, {"status": "failed"}]
 
     monkeypatch.setattr("lab4_core.sweep.run_sweep", run_sweep)
@@ -267,7 +267,7 @@ def test_sweep_hands_its_points_on(monkeypatch, capsys, tmp_path):
     assert asked["points"] == [{"seed": s, "annealing": a} for s in (0, 1) for a in ("cyclical", "none")]
     assert asked["common"] == {"preset": "compact", "profile": "full", "data": str(tmp_path), "minutes": 2.0,
                                "overrides": {"model": "compact"}}  # fmt: skip
-    assert (asked["engine"], asked["slots"], asked["options"]["address"]) == ("ray", 3, "auto")
+    assert (asked["engine"], asked["slots"], asked["options"]["address"], asked["show"]) == ("ray", 3, "auto", False)
 
 
 def test_a_sweep_in_which_only_some_points_cannot_run_is_started(monkeypatch, capsys, tmp_path):

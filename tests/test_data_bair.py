@@ -1,6 +1,7 @@
 """The BAIR layout and the release's TFRecords: what is read is what lies there, and every mistake has one error."""
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from lab4_core import paths
 from lab4_core.data import BairFolder, Robot, convert_tfrecords, write_bair
-from lab4_core.data.bair_folder import read_table
+from lab4_core.data.bair_folder import _key, read_table
 from lab4_core.data.tfrecord import masked_crc, read_example, read_records
 from lab4_core.errors import Lab4Error
 
@@ -61,6 +62,18 @@ def test_splits_limits_and_order(root):
     again = load(root)
     assert torch.equal(again.train.frames, data.train.frames)
     assert torch.equal(again.val.frames, again.test[0].truth), "without validate, test is the validation"
+
+
+def test_folders_of_any_name_have_an_order():
+    names = ["traj_256_to_511", "traj_0_to_255", "traj_0", "0 copy", "0", "x", "12", "2"]
+    assert sorted(names, key=_key) == ["x", "0", "0 copy", "traj_0", "traj_0_to_255", "2", "12", "traj_256_to_511"]
+
+
+def test_names_that_are_no_unicode(root):
+    strange = os.fsdecode(b"\xff1")
+    (root / "test/traj_0_to_255/0").rename(root / "test/traj_0_to_255" / strange)
+    moved = root.rename(root.with_name(os.fsdecode(b"set \xff")))
+    assert load(moved).test[0].name.endswith(strange)
 
 
 def test_a_changed_file_is_noticed(root):

@@ -37,6 +37,7 @@ TINY = {
     "epochs": 3,
     "eval_frames": 8,
     "device": "cpu",
+    "precision": "fp32",
 }
 LAB = {**TINY, "model": {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}, "optimizer.lr": 0.01}
 UNEVEN = {**TINY, "windows": "fixed"}  # a pass over 7 windows: a batch of 4 and one of 3
@@ -123,6 +124,8 @@ def test_a_lost_process_ends_the_run_and_the_same_command_goes_on(tmp_path):
     assert re.search(r"another process of this training is lost .*the same command goes on", lost.stderr), lost.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert checkpoint.load(folder / "last.pt")["step"] == 3
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed" and "another process of this training is lost" in result["reason"]
     left_behind = set((tmp_path / "tmp").glob("lab4-*"))  # whoever dies on the spot cannot clean up
 
     done = torchrun(tmp_path, TRAIN, -1, *arguments(values, tmp_path / "runs"), **env)

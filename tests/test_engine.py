@@ -1,5 +1,6 @@
 """A run from end to end: it learns, it resumes exactly, it says what went wrong."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -127,10 +128,34 @@ def test_ctrl_c_saves_and_returns_the_partial_run(tmp_path, monkeypatch):
         return step(self, batch, number, *rest)
 
     monkeypatch.setattr(engine.Learner, "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs without it
     run = l4.train(config(steps=8, epochs=1), out=tmp_path)
+    signal.signal(signal.SIGINT, before)
     assert run.result["status"] == "partial" and checkpoint.load(run.dir / "last.pt")["step"] == 4
     monkeypatch.setattr(engine.Learner, "step", step)
     assert l4.train(config(steps=8, epochs=1), out=tmp_path).result["status"] == "finished"
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 0), ("last", 2)])
+def test_which_weights_are_kept(keep, epoch, tmp_path, monkeypatch):
+    score_model, looks = engine.score_model, []
+
+    def worse_and_worse(*arguments, **more):
+        score = score_model(*arguments, **more)
+        looks.append(score)
+        return dataclasses.replace(score, psnr=score.psnr - len(looks))
+
+    monkeypatch.setattr(engine, "score_model", worse_and_worse)
+    run = l4.train(config(steps=3, epochs=3, eval_every=1, keep=keep), out=tmp_path)
+    assert len(looks) == 3 and run.result["best_epoch"] == epoch
+    assert run.result["psnr"] == pytest.approx(looks[epoch].mean - epoch - 1, abs=1e-3)
+    assert keep in run.result["protocol"]["weights"]
+
+
+def test_the_preset_for_a_gpu_trains(tmp_path):
+    small = {"data": TINY["data"], "batch_size": 1, "steps": 2, "epochs": 1, "eval_every": 0, "eval_frames": 4}
+    run = l4.train(l4.load_config("full", "best-gpu", overrides=small | {"device": "cpu"}), out=tmp_path)
+    assert run.finished and run.result["parameters"] > 4 * 1_591_036
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):

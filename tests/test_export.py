@@ -116,6 +116,14 @@ def test_what_only_lives_with_a_kernel_is_left_out(page: BeautifulSoup):
     assert "a <b> & c" in page.text
 
 
+def test_a_widget_that_brings_its_static_twin_shows_it():
+    both = {**WIDGET.data, "text/html": GIF, "image/png": picture("png")}
+    player = v4.new_code_cell("player", outputs=[v4.new_output("display_data", both)])
+    html = notebook_html(notebook(v4.new_markdown_cell("# One"), player))
+    assert [img["alt"] for img in BeautifulSoup(html, "html.parser").find_all("img")] == ["A dancer"]
+    assert "IntSlider" not in html and "model_id" not in html
+
+
 def test_formulas_of_text_and_of_outputs_become_mathml(page: BeautifulSoup):
     formula, fraction = page.find_all("math")
     assert formula["alttext"] == FORMULA

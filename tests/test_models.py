@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lab4_core import registry
-from lab4_core.checkpoint import lab_weights, load_weights
+from lab4_core.checkpoint import bare_weights, load_weights
 from lab4_core.errors import Lab4Error
 from lab4_core.losses import Elbo
 from lab4_core.models import count_parameters
@@ -69,7 +69,7 @@ def test_a_published_checkpoint_loads_and_gives_the_published_outputs(norm, key,
     torch.save({"state_dict": {k: published_weights(k, s) for k, s in shapes.items()}, "lr": 1e-3, "last_epoch": 69},
                tmp_path / "lab.ckpt")  # fmt: skip
     model = build({"kind": "lab", "norm": norm}).eval()
-    load_weights(model, lab_weights(tmp_path / "lab.ckpt"), "lab.ckpt")
+    load_weights(model, bare_weights(tmp_path / "lab.ckpt"), "lab.ckpt")
     given = {k: torch.from_numpy(v) for k, v in np.load(beside / "lab_fidelity" / "lab_fidelity.npz").items()}
     with torch.no_grad():
         c = model.encode_cond(given["pose"])
@@ -162,7 +162,7 @@ def test_a_foreign_checkpoint_has_one_clear_error(content, message, tmp_path):
     model = build(SMALL)
     before = [p.clone() for p in model.parameters()]
     with pytest.raises(Lab4Error, match=message):
-        load_weights(model, lab_weights(path), str(path))
+        load_weights(model, bare_weights(path), str(path))
     assert all((a == b).all() for a, b in zip(before, model.parameters()))
 
 
@@ -173,5 +173,5 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(Lab4Error, match="could run code"):
-        lab_weights(tmp_path / "evil.ckpt")
+        bare_weights(tmp_path / "evil.ckpt")
     assert not (tmp_path / "ran").exists()

@@ -103,17 +103,29 @@ def test_nothing_says_when_or_where_it_ran(path: Path):
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+SHOWS = re.compile(r"\bwidgets\.(?:Knobs|rollout_player|pose_player|watch|compare)\(")
+
+
 @every_notebook
 def test_every_widget_has_a_static_twin(path: Path):
-    """The code cell before or after a widget shows a picture; nothing that hangs in a run without a browser."""
-    code = cells(read(path), "code")
-    for i, cell in enumerate(code):
-        assert not re.search(r"\binteract(?:ive)?\(|widgets\.Output\(", cell.source), cell.source[:80]
-        if not any(WIDGET in o.get("data", {}) for o in cell.outputs):
-            continue
-        assert re.search(r"def look\(", cell.source), "the picture is a pure function that the widget calls"
-        beside = [o.get("data", {}) for c in (code[i - 1], *code[i + 1 : i + 2]) for o in c.outputs]
-        assert any({"text/html", "image/png"} & set(data) and WIDGET not in data for data in beside), cell.source[:80]
+    """Stored is a picture with caption and alt text, never a view whose kernel is gone. Every widget comes from
+    `lab4_core.widgets`, which makes none where nobody watches: `interact` and Output hang in runs without a browser."""
+    for cell in cells(read(path), "code"):
+        assert not re.search(r"\bipywidgets\b|\binteract(?:ive)?\(", cell.source), cell.source[:80]
+        data = [o.get("data", {}) for o in cell.outputs]
+        assert not any(WIDGET in d for d in data), cell.source[:80]
+        if SHOWS.search(cell.source):
+            twins = [d["text/html"] for d in data if {"image/png", "text/html"} <= set(d)]
+            assert len(twins) == 1 and re.search(r'<img alt="[^"]{20,}"', twins[0]), cell.source[:80]
+            assert "<figcaption>" in twins[0], cell.source[:80]
+
+
+def test_the_widgets_are_where_they_teach():
+    used = {p.name[:2]: " ".join(c.source for c in cells(read(p), "code")) for p in PATHS}
+    for number, name in (("01", "Knobs"), ("02", "Knobs"), ("03", "pose_player"), ("04", "Knobs"), ("05", "Knobs"),
+                         ("06", "watch"), ("07", "compare"), ("00", "rollout_player"), ("08", "rollout_player"),
+                         ("09", "rollout_player")):  # fmt: skip
+        assert f"widgets.{name}(" in used[number], f"{number}: no {name}"
 
 
 @every_notebook

@@ -205,3 +205,8 @@ def test_it_learns_where_the_arm_goes_and_uses_the_actions(tmp_path):
         load_model(run, "cpu"), Clips(data.val.frames, foreign, data.val.starts), cfg, torch.device("cpu")
     )
     assert score.mean > shuffled.mean + 1
+    foreign[:, 4:] = data.val.cond[:, 4:]  # where the hand was is its own: what it is told must count by itself
+    told = score_model(
+        load_model(run, "cpu"), Clips(data.val.frames, foreign, data.val.starts), cfg, torch.device("cpu")
+    )
+    assert score.mean > told.mean + 0.5

@@ -296,13 +296,21 @@ def test_every_optimizer_lowers_the_loss_of_a_batch(kind):
     assert losses[-1] < 0.85 * losses[0]
 
 
+def under_bf16(function, *arguments):
+    with torch.autocast("cpu", torch.bfloat16):
+        return function(*arguments)
+
+
 def test_muon_makes_updates_orthogonal_and_leaves_vectors_to_adam():
-    m = torch.randn(24, 9, generator=generator(CPU, 1))
+    m = torch.randn(2, 24, 9, generator=generator(CPU, 1))
     u, _, v = torch.linalg.svd(m, full_matrices=False)
+    for got in (orthogonal(m), under_bf16(orthogonal, m)):
+        assert got.dtype == torch.float32
+        assert ((torch.linalg.svdvals(got) > 0.6) & (torch.linalg.svdvals(got) < 1.3)).all()
+        assert torch.nn.functional.cosine_similarity(got.flatten(), (u @ v).flatten(), dim=0) > 0.98
     got = orthogonal(m)
-    assert ((torch.linalg.svdvals(got) > 0.6) & (torch.linalg.svdvals(got) < 1.3)).all()
-    assert torch.nn.functional.cosine_similarity(got.flatten(), (u @ v).flatten(), dim=0) > 0.98
-    assert torch.allclose(orthogonal(m.T), got.T, atol=1e-5)
+    assert torch.allclose(orthogonal(m.mT), got.mT, atol=1e-5)
+    assert torch.allclose(orthogonal(m[1:]), got[1:], atol=1e-5), "no matrix sees the others"
 
     kernel, bias = (torch.nn.Parameter(torch.randn(s, generator=generator(CPU, 2))) for s in ((8, 4, 3, 3), (8,)))
     twin = torch.nn.Parameter(bias.detach().clone())

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from lab4_core import sweep, sweep_watch
+from lab4_core import sweep, sweep_engines, sweep_watch
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
 from lab4_core.runlog import owning
@@ -35,6 +36,8 @@ if kind == "dead":
     os._exit(9)
 if kind == "wrong":
     raise ValueError("no <script>such</script>\\nannealing")
+with open(os.environ["STARTED"] + ".pids", "a") as f:
+    print(os.getpid(), file=f)
 time.sleep(overrides.get("sleep", 0))
 run = Path(out) / "stand-in-0123"
 run.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ with open(os.environ["STARTED"], "a") as f:
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
-    """Its path; every execution that gets to the end leaves a line in the file $STARTED."""
+    """Its path; every execution leaves its process in $STARTED.pids, and at the end a line in $STARTED."""
     cell = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     path = tmp_path / "books" / "06_train.ipynb"
     path.parent.mkdir()
@@ -117,7 +120,7 @@ def test_a_sweep_runs_each_point_once_and_a_failure_stops_nothing(notebook, tmp_
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     started = (tmp_path / "started").read_text().splitlines()
     assert sorted(started) == [f"cyclical 2 books {threads}", f"monotonic 2 books {threads}"]
-    assert len(said) == 5 and "4/4" in said[-1] and "0 s left" in said[-1]
+    assert len(said) == 5 and "4/4  annealing=" in said[-1] and "0 s left" in said[-1]
 
     for row in rows:
         folder = tmp_path / "out" / "points" / row["point"]
@@ -148,7 +151,7 @@ def test_killed_and_started_again_ends_in_the_same_table(notebook, tmp_path):
     wait_until(lambda: sum(bool(read_status(f)) for f in (tmp_path / "out" / "points").iterdir()) == 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(4)  # longer than the point that was running would have needed: it must have died with its sweep
+    wait_until(lambda: not alive(tmp_path))  # the point that was running must die with its sweep
     assert len((tmp_path / "started").read_text().splitlines()) == 1
 
     rows = sweep.run_sweep(points, tmp_path / "out", slots=1, notebook=notebook)
@@ -160,15 +163,42 @@ def test_killed_and_started_again_ends_in_the_same_table(notebook, tmp_path):
 def test_a_point_that_hangs_is_ended_and_the_others_are_not(notebook, tmp_path):
     """An execution by papermill can hang; the point says so, and its kernel dies with it."""
     points = [{"annealing": "cyclical", "sleep": 600}, {"annealing": "monotonic"}]
-    options = {"timeout_min": 0.25}
+    options = {"timeout_min": 0.15}
     rows = sweep.run_sweep(points, tmp_path / "out", slots=2, notebook=notebook, options=options)
-    assert rows[0]["status"] == "failed" and "not finished after 0.25 minutes, its time limit" in rows[0]["reason"]
+    assert rows[0]["status"] == "failed" and "not finished after 0.15 minutes, its time limit" in rows[0]["reason"]
     if rows[1]["status"] != "finished":  # a machine on which starting a kernel takes longer
         assert "its time limit" in rows[1]["reason"]
-    time.sleep(3)
-    assert "cyclical" not in (tmp_path / "started").read_text()
+    wait_until(lambda: not alive(tmp_path), seconds=30)
     with pytest.raises(Lab4Error, match="timeout_min = -1"):
         sweep.run_sweep(points, tmp_path / "out", notebook=notebook, options={"timeout_min": -1})
+
+
+def test_each_slot_has_gpus_of_its_own(notebook, tmp_path, monkeypatch):
+    """Three points, two GPUs, one a point: the third takes the one that is free again."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    said, seen = [], []
+
+    class Process:
+        def __init__(self, folder):
+            self.folder, self.exitcode = folder, 0
+            self.sentinel, self.other = os.pipe()
+
+        def join(self):
+            os.close(self.sentinel)
+
+    def start(params, folder, notebook, threads, minutes, gpus):
+        process = Process(folder)
+        os.close(process.other)  # over at once
+        seen.append(gpus)
+        return process
+
+    monkeypatch.setattr(sweep_engines, "start", start)
+    points = [{"seed": seed} for seed in range(3)]
+    rows = sweep.run_sweep(points, tmp_path / "out", notebook=notebook, options={"gpus": 1}, say=said.append)
+    assert [row["status"] for row in rows] == ["failed"] * 3, "nothing ran"
+    assert "2 at a time" in said[0] and seen[:2] == ["4", "7"] and seen[2] in seen[:2]
+    with pytest.raises(Lab4Error, match="gpus = 3: this machine has 2"):
+        sweep.run_sweep(points, tmp_path / "out", notebook=notebook, options={"gpus": 3})
 
 
 def test_two_sweeps_do_not_work_in_one_folder(notebook, tmp_path):
@@ -182,27 +212,37 @@ def test_a_status_that_cannot_be_read_is_a_point_that_is_run_again(notebook, tmp
     assert read_status(tmp_path) == {}
 
 
-def wait_until(true, process, seconds=90):
+def wait_until(true, process=None, seconds=90):
+    """Wait for it, as long as the process lives."""
     end = time.monotonic() + seconds
     while not true():
-        assert process.poll() is None and time.monotonic() < end, "the sweep ended or hung too early"
+        assert process is None or process.poll() is None, "the sweep ended too early"
+        assert time.monotonic() < end, "the sweep hung"
         time.sleep(0.05)
+
+
+def alive(tmp_path):
+    """The processes of executed notebooks that are still there."""
+
+    def state(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "gone"
+
+    pids = tmp_path / "started.pids"
+    return [pid for pid in (pids.read_text().split() if pids.exists() else ()) if state(pid) not in ("gone", "Z")]
 
 
 GRID = {"annealing": ["cyclical", "monotonic", "none"], "teacher_forcing.ratio": [0.0, 1.0], "seed": [0, 1]}
 SCORED = """
-import json
+import hashlib, json
 from pathlib import Path
-import numpy as np
-from lab4_core.config import Config
-cfg = Config.from_dict({"teacher_forcing": "constant", "seed": seed, "epochs": 4, **overrides})
-betas = [cfg.annealing(e, cfg.epochs) for e in range(cfg.epochs)]
-weights = cfg.teacher_forcing.gt_weight(cfg.seed, 0, 0, cfg.epochs, 2, 15)
-noise = np.random.default_rng(cfg.seed).normal()
-run = Path(out) / f"stand-in-{cfg.fingerprint()}"
+digest = hashlib.sha256(json.dumps([profile, preset, data, seed, overrides], sort_keys=True).encode()).hexdigest()
+run = Path(out) / "stand-in-0123"
 run.mkdir(parents=True)
 (run / "result.json").write_text(json.dumps({
-    "status": "finished", "psnr": 25 - sum(betas) - float(weights.mean()) + noise, "ssim": 0.5, "steps": 4}))
+    "status": "finished", "psnr": 20 + int(digest[:8], 16) / 2**32, "ssim": 0.5, "steps": 4}))
 """
 
 
@@ -221,7 +261,7 @@ def points_on(engine, folder, notebook, options=None):
 
 @pytest.fixture(scope="module")
 def table_of_local(tmp_path_factory):
-    """(the notebook, its table on the local engine). What it computes is a pure function of the configuration."""
+    """(the notebook, its table on the local engine). What it computes is a pure function of its parameters."""
     folder = tmp_path_factory.mktemp("engines")
     cell = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     path = folder / "06_train.ipynb"
@@ -240,7 +280,7 @@ def test_other_engines_give_the_same_table(engine, module, table_of_local, tmp_p
 def test_slurm_jobs_left_behind_are_waited_for_and_not_repeated(notebook, tmp_path):
     """The sweep is killed, its job is not; the same sweep started again takes the job's result."""
     pytest.importorskip("submitit")
-    points = sweep.expand({"annealing": ["cyclical", "monotonic"], "sleep": 4})
+    points = sweep.expand({"annealing": ["cyclical", "monotonic"], "sleep": 2})
     code = (
         "from lab4_core import sweep; import sys, json\n"
         "sweep.run_sweep(json.loads(sys.argv[1]), sys.argv[2], slots=1, notebook=sys.argv[3], engine='slurm',"

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "lab4_core.engine", "lab4_core.models", "lab4_core.data", "training_child"])
+# torch._dynamo: the optimizers import it, a thousand files, of which each child would compile its own copy
+PARTS = ["engine", "models", "data", "optimizers", "schedules", "teacher_forcing", "strategies"]
+CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "training_child", *(f"lab4_core.{p}" for p in PARTS)])
 
 MEMORY = Path("/dev/shm")  # a kill needs no disk, and one that is slow to sync makes minutes of seconds
 
@@ -23,7 +25,8 @@ TINY: dict[str, Any] = {
 # A registered model joins every test of resuming by a line here: widths so small that a step takes milliseconds.
 MODELS: dict[str, dict[str, Any]] = {
     "compact": {"model": {"kind": "compact", "width": 8, "z_dim": 2}, "windows": "random",
-                "strategies": ["ema", "input_noise", "distant_start"]},
+                "optimizer": {"kind": "muon", "lr": 5e-3},
+                "strategies": ["ema", "input_noise", "distant_start", "moved_person"]},
     "lab": {"model": {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}, "shuffle": True,
             "optimizer": {"kind": "adam", "lr": 1e-3}},
     "svg": {"model": {"kind": "svg", "width": 4, "g_dim": 6, "z_dim": 3, "rnn_size": 8, "prior": "learned"},

@@ -143,7 +143,7 @@ def find_root(root: str) -> Path:
         raise Lab4Error(f"data bair: root = '': {LAYOUT}; pass --data ROOT or set BAIR_DATA")
     path = existing_folder(root, LAYOUT)
     if not is_bair_root(path):
-        near = [*sorted(p for p in path.iterdir() if p.is_dir()), *list(path.parents)[:3]]
+        near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
         fits = next((p for p in near if is_bair_root(p)), None)
         hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
         raise Lab4Error(f"data root {str(path)!r} has no folder train/traj_… or test/traj_…: {LAYOUT}{hint}")
@@ -185,10 +185,10 @@ def _sequence(folder: Path, root: Path) -> Sequence:
     return Sequence(folder, pngs)
 
 
-def _key(name: str) -> list:
+def _key(name: str) -> tuple[list[int], str]:
     """Order by the numbers in a name: traj_256_to_511 after traj_0_to_255."""
     words = "".join(c if c.isdecimal() else " " for c in name).split()
-    return [*([int(w) for w in words] or [-1]), name] if words else [-1, name]
+    return [int(w) for w in words] or [-1], name
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

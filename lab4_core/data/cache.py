@@ -30,12 +30,12 @@ def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -
     manifest: what the arrays depend on and may change (names, sizes and times of files); another one rebuilds.
     """
     path = paths.CACHE / f"{name}-{_hash(identity)}.npz"
-    stamp = np.frombuffer(bytes.fromhex(hashlib.sha256(manifest.encode()).hexdigest()), np.uint8)
+    stamp = np.frombuffer(bytes.fromhex(hashlib.sha256(_bytes(manifest)).hexdigest()), np.uint8)
     arrays = _read(path, stamp)
     if arrays is None:
         arrays = make()
         arrays["digest"] = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
-        paths.remove_leftovers(paths.CACHE, older_than=3600)  # a killed process leaves as much as a dataset
+        paths.remove_leftovers(paths.CACHE, paths.STALE)  # a killed process leaves as much as a dataset
         try:
             with paths.replacing(path) as temporary:
                 np.savez(temporary, manifest=stamp, **arrays)
@@ -57,7 +57,12 @@ def _read(path: Path, stamp: np.ndarray) -> Arrays | None:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_bytes(text)).hexdigest()[:16]
+
+
+def _bytes(text: str) -> bytes:
+    """Also of names on the disk that are no Unicode."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def digest(arrays: Arrays) -> str:
@@ -65,7 +70,7 @@ def digest(arrays: Arrays) -> str:
     h = hashlib.sha256()
     for key in sorted(k for k in arrays if k.split("/")[0] in SPLITS):
         a = np.ascontiguousarray(arrays[key])
-        h.update(f"{key} {a.dtype.str} {a.shape};".encode())
+        h.update(_bytes(f"{key} {a.dtype.str} {a.shape};"))
         h.update(a.data)
     return h.hexdigest()[:16]
 

@@ -150,7 +150,7 @@ def find_root(root: str) -> Path:
         raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
     path = existing_folder(root, LAYOUT)
     if not is_root(path):
-        near = [*sorted(p for p in path.iterdir() if p.is_dir()), *list(path.parents)[:3]]
+        near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
         fits = next((p for p in near if is_root(p)), None)
         hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
         raise Lab4Error(f"data root {str(path)!r} has no folder train/train_img: {LAYOUT}{hint}")

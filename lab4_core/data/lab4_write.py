@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from PIL import Image
 
 from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
+from lab4_core.paths import in_the_making, remove_stale
 
 
 def check_new(root: str | os.PathLike) -> Path:
@@ -27,10 +27,12 @@ def check_new(root: str | os.PathLike) -> Path:
 
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
-    """A folder to build in, beside `root`, that takes its name when the body ends and vanishes when it raises."""
-    building = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}")
+    """A folder to build in, beside `root`, that takes its name when the body ends and vanishes when it raises.
+    One that a killed process left there is deleted an hour later, by the next who writes to `root`."""
+    building = in_the_making(root)
     try:
         building.mkdir(parents=True)
+        remove_stale(root)
         yield building
         if root.exists():
             root.rmdir()  # an empty folder gives way; one that was filled meanwhile raises

@@ -4,7 +4,7 @@ Every plot function takes run records (`Run`: name, config, metrics(kind), resul
 `Figure` that belongs to no window. `show` adds its alt text and caption.
 """
 
-from lab4_core.plots.comparisons import plot_effects, plot_sweep
+from lab4_core.plots.comparisons import plot_effects, plot_quality, plot_sweep
 from lab4_core.plots.psnr import band, dips, plot_dips, plot_psnr_per_frame
 from lab4_core.plots.results import results_table
 from lab4_core.plots.style import Picture, show
@@ -24,6 +24,7 @@ __all__ = [
     "plot_effects",
     "plot_kld_vs_psnr",
     "plot_psnr_per_frame",
+    "plot_quality",
     "plot_schedule",
     "plot_sweep",
     "plot_teacher_forcing",

@@ -30,7 +30,8 @@ class Table:
         return "Table"
 
     def to_html(self) -> str:
-        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
+        aligned = {c: "right" if number else "left" for c, number in self.columns.items()}
+        head = "".join(f'<th scope="col" style="text-align:{a}">{html.escape(c)}</th>' for c, a in aligned.items())
         body = "".join(
             "<tr>" + "".join(cell(row.get(c), f) for c, f in self.columns.items()) + "</tr>" for row in self.rows
         )

@@ -1,0 +1,98 @@
+"""Trained weights that travel: one safetensors file with the weights and, in its header, what they are and how they
+scored. The format holds tensors and text only, so a file can be passed on without trusting who sends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from lab4_core import checkpoint, runlog
+from lab4_core.config import Config
+from lab4_core.errors import Lab4Error
+from lab4_core.inference import load_model
+from lab4_core.models.base import count_parameters
+from lab4_core.paths import replacing, runs_dir
+from lab4_core.runlog import Run
+
+SHIPPED = Path(__file__).parent / "trained" / "dancer.safetensors"
+KEY = "lab4"  # of the header's one entry, JSON text
+TOLD = ("steps", "seconds", "device", "precision", "psnr", "ssim", "protocol", "baselines")  # of a result
+
+
+def export_weights(run: Run, path: str | os.PathLike) -> Path:
+    """The best weights of a run as one file, with its configuration and its score. Returns the path.
+
+    Raises `Lab4Error` for a run without weights, and for a name that does not end in .safetensors.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise Lab4Error(f"export to {path}: expected a name that ends in .safetensors")
+    weights = {k: v.contiguous() for k, v in load_model(run, "cpu").state_dict().items()}
+    state = checkpoint.load(run.dir / "best.pt")
+    config = run.config.to_dict()
+    for name in ("out", "root"):  # a path of this machine says nothing on another
+        config["data"].pop(name, None)
+    header = {"config": config, "shapes": [state["frame_shape"], state["cond_shape"]],
+              "result": {k: run.result[k] for k in TOLD if k in run.result}}  # fmt: skip
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(weights, {KEY: json.dumps(header)}))
+    return path
+
+
+def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None = None) -> Run:
+    """An exported file as a run that can be evaluated, tested, rolled out and drawn; without a path the model that
+    comes with this package, trained on the synthetic dancer.
+
+    out: folder for the run; else `$LAB4_RUNS`, else runs/ of the checkout. Raises `Lab4Error` for a file that is
+    damaged, of another program, or whose weights are not those of the model it names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Lab4Error(f"weights {path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(KEY, "null"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, ValueError, RecursionError, OSError) as e:
+        raise Lab4Error(f"weights {path}: not a whole safetensors file ({e})") from e
+    config, shapes, result = _checked(header, path)
+    config = config.replace(precision="fp32")  # however it was trained: the same rollouts on every machine
+    try:
+        with torch.device("meta"):  # compare before anything is allocated: the file may claim any width
+            plan = config.model.build(*shapes)
+    except (RuntimeError, TypeError, OverflowError) as e:
+        raise Lab4Error(f"weights {path}: {e}") from e
+    checkpoint.check_weights(plan, weights, f"weights {path}")
+    checkpoint.load_weights(config.model.build(*shapes), weights, f"weights {path}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    run = runlog.create(runs_dir(out) / f"{config.name}-{config.fingerprint(digest)}", config, anew=True)
+    best = checkpoint.weights_file(config.to_dict()["model"], weights, *shapes)
+    checkpoint.save(run.dir / "best.pt", best)
+    run.write_result({"status": "imported", "reason": f"from {path.name}", "parameters": count_parameters(plan),
+                      **result})  # fmt: skip
+    return run
+
+
+def _checked(header: Any, path: Path) -> tuple[Config, list[tuple[int, ...]], dict[str, Any]]:
+    """Configuration, shapes and result of a header, all of them as this program writes them."""
+    if not isinstance(header, dict) or header.keys() != {"config", "shapes", "result"}:
+        raise Lab4Error(f"weights {path}: no header of lab4 in it; expected a file that `lab4 export` wrote")
+    try:
+        config = Config.from_dict(header["config"])
+        shapes = [tuple(map(int, shape)) for shape in header["shapes"]]
+        fits = len(shapes) == 2 and all(0 < n <= 4096 for shape in shapes for n in shape)
+        result = {k: v for k, v in header["result"].items() if k in TOLD}
+    except (TypeError, ValueError, AttributeError, OverflowError) as e:
+        raise Lab4Error(f"weights {path}: its header is damaged ({e})") from e
+    if not fits or math.prod(shapes[0]) > 10**8:
+        raise Lab4Error(f"weights {path}: shapes {shapes}; expected those of a frame and of its condition")
+    return config, shapes, runlog.checked_result({"status": "imported", **result}, path)

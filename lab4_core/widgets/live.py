@@ -1,0 +1,70 @@
+"""What all widgets share: controls where someone can use them, a figure where nobody can."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from lab4_core.media import figure_html
+from lab4_core.plots.style import Picture
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
+
+
+def someone_watches() -> bool:
+    """Whether this code runs in a notebook that somebody has open.
+
+    A front end lets the kernel ask questions (`input()`) with every cell it sends; papermill, nbval and nbconvert do
+    not. A widget made for nobody would be stored as a dead view, and its messages are what headless runs were seen to
+    wait for.
+    """
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    kernel = getattr(shell, "kernel", None)
+    return kernel is not None and bool(getattr(kernel, "_allow_stdin", True))
+
+
+def png(picture: bytes | Figure) -> bytes:
+    """A picture as PNG bytes, whether the function that drew it returned these or a figure."""
+    return Picture(picture, alt="").png(dpi=80) if isinstance(picture, Figure) else picture
+
+
+def stacked(*parts: Widget) -> Widget:
+    """Controls and pictures from top to bottom, each as wide as it is: a stretched picture is a blurred one."""
+    import ipywidgets as w
+
+    return w.VBox(parts, layout={"align_items": "flex-start", "max_width": "100%"})
+
+
+class Live:
+    """A widget with a static twin. Subclasses give `still`, `build`, `alt` and `caption`."""
+
+    alt: str
+    caption: str
+
+    def still(self) -> bytes:
+        """The static twin, a PNG. Computed when it is asked for."""
+        raise NotImplementedError
+
+    def build(self) -> Widget:
+        """The controls and the picture they change."""
+        raise NotImplementedError
+
+    @cached_property
+    def widget(self) -> Widget:
+        """What `build` made, once: a second display shows the same state."""
+        return self.build()
+
+    def __repr__(self) -> str:  # constant, so that a notebook's stored output can be compared
+        return type(self).__name__
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
+        still = self.still()
+        page = figure_html(still, "image/png", self.alt, self.caption)
+        bundle = {"text/html": page, "image/png": still, "text/plain": repr(self)}
+        if someone_watches():
+            bundle |= self.widget._repr_mimebundle_() | {"text/plain": repr(self)}
+        return bundle
