@@ -6,7 +6,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -187,6 +187,20 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
         model.load_state_dict(weights)
     except (RuntimeError, NotImplementedError, TypeError) as e:  # sparse, quantized or meta tensors
         raise Lab4Error(f"{source}: its tensors are of a kind that no model here has ({e})") from e
+
+
+def build_with(part: Any, shapes: Sequence[tuple[int, ...]], weights: Any, source: str) -> nn.Module:
+    """The model that a registered part builds for frames and conditions of these shapes, with these weights. They are
+    compared before anything is allocated: a file may claim any width. Raises `Lab4Error` that begins with `source`."""
+    try:
+        with torch.device("meta"):
+            plan = part.build(*shapes)
+    except (Lab4Error, RuntimeError, TypeError, OverflowError) as e:
+        raise Lab4Error(f"{source}: {e}") from e
+    check_weights(plan, weights, source)
+    model = part.build(*shapes)
+    load_weights(model, weights, source)
+    return model
 
 
 def bare_weights(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -54,14 +54,7 @@ def load_model(run: Run, device: str | torch.device = "auto") -> VideoPredictor:
         raise Lab4Error(f"{source}: no {e} in it; expected one that lab4 wrote") from e
     if not all(0 < n <= 4096 for shape in shapes for n in shape):
         raise Lab4Error(f"{source}: frames of {shapes[0]}, conditions of {shapes[1]}; expected sizes from 1 to 4096")
-    try:
-        with torch.device("meta"):  # compare before anything is allocated: the file may claim any width
-            plan = part.build(*shapes)
-    except (Lab4Error, RuntimeError, TypeError, OverflowError) as e:
-        raise Lab4Error(f"{source}: {e}") from e
-    checkpoint.check_weights(plan, weights, source)
-    model = part.build(*shapes)
-    checkpoint.load_weights(model, weights, source)
+    model = checkpoint.build_with(part, shapes, weights, source)
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
