@@ -201,7 +201,8 @@ class _Training:
     def one_step(self, at: Position) -> None:
         cfg = self.cfg
         beta, lr = cfg.beta * at.of(cfg.annealing), cfg.optimizer.lr * at.of(cfg.lr_schedule)
-        batch = make_batch(cfg, self.train_clips, at, self.step, self.learner.model.needs_reference)
+        model = self.learner.model
+        batch = make_batch(cfg, self.train_clips, at, self.step, model.needs_reference, model.cond_offsets)
         terms = self.learner.step(batch, self.step, beta, lr)
         self.step += 1
         values = {name: terms[name] for name in TERMS}

@@ -27,8 +27,9 @@ def rollout(
 ) -> Tensor:
     """Predict T - n_past frames of B clips, each from the one before.
 
-    past (B, n_past, C, H, W) in [0, 1]; cond (B, T, …) floats -> (B, T - n_past, C, H, W), not clipped: what the model
-    computes is what it is fed, unless `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is
+    past (B, n_past, C, H, W) in [0, 1]; cond (B, T, …) floats, one condition a frame: what a model is told of further
+    frames is put together here -> (B, T - n_past, C, H, W), not clipped: what the model computes is what it is fed,
+    unless `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is
     in eval mode meanwhile. z_scale is the standard deviation of z (1: the prior; 0: its mean). dtype: the arithmetic
     inside the model, fp32 or bf16; the frames are fp32 either way. `tick(done, total)` is called after every block of
     steps.
@@ -39,10 +40,10 @@ def rollout(
     noise = torch.Generator(past.device).manual_seed(seed)
     try:
         with accel.autocast(past.device, dtype):  # one context for all steps: the weights are cast once
-            state = model.init_state(past, cond[:, :n_past])
+            state = model.init_state(past, told(model, cond, 0, n_past))
             x, frames = past[:, -1], []
             for begin in range(n_past, total, BLOCK):
-                block = cond[:, begin : begin + BLOCK].transpose(0, 1)
+                block = told(model, cond, begin, min(begin + BLOCK, total)).transpose(0, 1)
                 c = model.encode_cond(block.flatten(0, 1))
                 for t in range(block.shape[0]):
                     z = torch.randn(b, *model.latent_shape, generator=noise, device=past.device) * z_scale
@@ -54,6 +55,13 @@ def rollout(
     finally:
         model.train(was_training)
     return torch.stack(frames, dim=1)
+
+
+def told(model: VideoPredictor, cond: Tensor, begin: int, end: int) -> Tensor:
+    """What the model is told for the frames begin .. end - 1 of clips with these conditions (B, T, C, …):
+    (B, end - begin, len(cond_offsets) * C, …)."""
+    index = torch.arange(begin, end, device=cond.device)
+    return torch.cat([cond[:, (index + o).clamp(0, cond.shape[1] - 1)] for o in model.cond_offsets], dim=2)
 
 
 def _rows(c, begin: int, end: int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,16 +72,21 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
     return names | (dict(zip(("reference", "reference_cond"), batch.reference)) if batch.reference else {})
 
 
-def make_batch(cfg: Config, clips: Clips, at: Position, step: int, needs_reference: bool) -> Batch:
+def make_batch(
+    cfg: Config, clips: Clips, at: Position, step: int, needs_reference: bool, cond_offsets: Sequence[int] = (0,)
+) -> Batch:
     """The batch of a step: a pure function of the seed and the position."""
     starts = at.windows.starts(at.pass_index, at.index)
-    frames, cond = gather(clips, starts, cfg.n_frames)
+    frames, cond = gather(clips, starts, cfg.n_frames, cond_offsets)
     weight = cfg.teacher_forcing.gt_weight(cfg.seed, step, at.epoch, at.epochs, len(starts), cfg.n_frames - 1)
     weight[:, : cfg.n_past] = 1.0
     rng = np.random.default_rng([REFERENCE, cfg.seed, step])
     jumping = [s for s in cfg.strategies if s.jumps]
     # the clips, their reference frames, and the frames that some of them jump to: each (B, T, …) with its conditions
-    parts = [(frames, cond), *(other_frame(clips, starts, rng) for _ in range(needs_reference + len(jumping)))]
+    parts = [
+        (frames, cond),
+        *(other_frame(clips, starts, rng, cond_offsets) for _ in range(needs_reference + len(jumping))),
+    ]
     for strategy in (s for s in cfg.strategies if s.augments):
         draws = generator(frames.device, AUGMENT, cfg.seed, step)
         parts = augmented(strategy, parts, clips, at.step / at.steps, draws)
@@ -112,11 +118,13 @@ def check_sizes(cfg: Config, data: VideoData) -> None:
         )
 
 
-def other_frame(clips: Clips, starts: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def other_frame(
+    clips: Clips, starts: np.ndarray, rng: np.random.Generator, cond_offsets: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """For each window a frame drawn from anywhere in the window's clip, (B, 1, C, H, W), its condition (B, 1, …)."""
     begins, ends = np.array(clips.spans).T
     clip = np.searchsorted(begins, starts, side="right") - 1
-    return gather(clips, rng.integers(begins[clip], ends[clip]), 1)
+    return gather(clips, rng.integers(begins[clip], ends[clip]), 1, cond_offsets)
 
 
 def _choose(which: Tensor, a, b) -> tuple[Tensor, ...]:

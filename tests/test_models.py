@@ -10,7 +10,10 @@ import torch
 
 from lab4_core import registry
 from lab4_core.checkpoint import bare_weights, load_weights
+from lab4_core.data import Clips
+from lab4_core.data.windows import gather
 from lab4_core.errors import Lab4Error
+from lab4_core.free_running import rollout
 from lab4_core.losses import Elbo
 from lab4_core.models import count_parameters
 from lab4_core.paths import BENCHMARKS
@@ -116,6 +119,21 @@ def test_blend_weights_and_sizes(spec, size):
     assert half.x_pred.shape == (2, 3, 3, *size) and half.kld.shape == (2, 3)
     assert (half.x_pred[:, 0] - at_once.x_pred[:, 0]).abs().max() < 1e-9, "the first input is given either way"
     assert (half.x_pred[:, 1] - at_once.x_pred[:, 1]).abs().max() > 1e-9
+
+
+def test_a_rollout_tells_the_model_what_its_training_told_it():
+    """With a pose_reach: the poses of the frames around each frame, from the clip as a whole, at its ends too."""
+    model = build({"kind": "compact", "width": 8, "pose_reach": 2}).eval()
+    frames, cond = (torch.randint(0, 256, (70, 3, 32, 64), dtype=torch.uint8) for _ in range(2))
+    x, trained_on = gather(Clips(frames, cond), np.array([0]), 70, model.cond_offsets)
+    assert trained_on.shape == (1, 70, 9, 32, 64)
+    encode, seen = model.encode_cond, []
+    model.encode_cond = lambda c, groups=None: seen.append(c) or encode(c)
+    made = rollout(model, x[:, :1], cond[None] / 255)  # longer than the blocks that are encoded together
+    assert made.shape == (1, 69, 3, 32, 64)
+    torch.testing.assert_close(torch.cat(seen), trained_on[0])
+    model.cond_offsets = (0, 0, 0)
+    assert (rollout(model, x[:, :1], cond[None] / 255) - made).abs().max() > 1e-6, "what is told makes a difference"
 
 
 def test_detaching_cuts_the_gradient_through_the_prediction():

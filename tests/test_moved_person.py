@@ -45,6 +45,26 @@ def test_a_person_who_never_moves_is_part_of_the_scene_and_so_is_everything_with
     assert torch.equal(empty_scene(still, torch.zeros(9, 7)), still[0] / 255)
 
 
+def test_the_shade_beside_a_person_is_no_part_of_the_empty_scene():
+    """A person darkens the room far beyond the body: a plain median of what is not covered would keep half of it."""
+    clips, scene = studio(400)
+    body_at = (clips.cond.amin((1, 2)) < 200).float().argmax(1)
+    away = (torch.arange(W) - body_at[:, None]).abs()
+    shaded = (clips.frames.float() - (14 - away).clamp(min=0)[:, None, None]).clamp(0, 255).byte()
+    assert torch.allclose(empty_scene(shaded, clips.cond), scene, atol=1e-6)
+
+
+def test_poses_of_several_frames_move_with_the_person():
+    clips, _ = studio()
+    x, c = (v[:24].float().div(255).unflatten(0, (12, 2)) for v in (clips.frames, clips.cond))
+    alone, wide = (
+        MovedPerson(share=1.0).augment(x, cond, clips, 0.0, torch.Generator().manual_seed(1))
+        for cond in (c, torch.cat([c, c.flip(1)], 2))
+    )
+    assert torch.equal(wide[0], alone[0]) and torch.equal(wide[1][:, :, :3], alone[1])
+    assert torch.equal(wide[1][:, :, 3:], alone[1].flip(1))
+
+
 def body(frame: torch.Tensor) -> set[tuple[int, int]]:
     return {tuple(p) for p in (frame.amax(0) < 0.25).nonzero().tolist()}
 

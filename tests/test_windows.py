@@ -94,6 +94,18 @@ def test_gather_takes_frames_and_conditions_in_order():
     assert torch.equal(again, frames)
 
 
+def test_gather_puts_the_conditions_of_further_frames_beside_and_stays_in_the_clip():
+    c = clips(10, 20)
+    _, cond = gather(c, np.array([0, 6, 10, 26]), 4, (0, -3, 3))
+    assert cond.shape == (4, 4, 9, 2, 4)
+    numbers = ((1 - cond[:, :, ::3, 0, 0]) * 255).round()
+    assert numbers[..., 0].tolist() == [[0, 1, 2, 3], [6, 7, 8, 9], [10, 11, 12, 13], [26, 27, 28, 29]]
+    assert numbers[..., 1].tolist() == [[0, 0, 0, 0], [3, 4, 5, 6], [10, 10, 10, 10], [23, 24, 25, 26]]
+    assert numbers[..., 2].tolist() == [[3, 4, 5, 6], [9, 9, 9, 9], [13, 14, 15, 16], [29, 29, 29, 29]]
+    _, actions = gather(Clips(c.frames, torch.arange(60.0).view(30, 2), c.starts), np.array([9]), 1, (0, 1))
+    assert actions.tolist() == [[[18, 19, 18, 19]]], "the next frame is of another clip"
+
+
 def test_gather_leaves_numbers_as_they_are():
     numbers = torch.randn(30, 7)
     _, cond = gather(Clips(clips(30).frames, numbers), np.array([4]), 3)

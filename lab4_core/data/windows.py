@@ -6,6 +6,7 @@ A pass is what the lab calls an epoch: about every frame once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,13 +95,20 @@ def batches_per_pass(clips: Clips, n_frames: int, batch_size: int, share: float 
     ).batches_per_pass
 
 
-def gather(clips: Clips, starts: np.ndarray | torch.Tensor, n_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+def gather(
+    clips: Clips, starts: np.ndarray | torch.Tensor, n_frames: int, cond_offsets: Sequence[int] = (0,)
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Windows by index, on the device where the clips lie.
 
-    starts (B,) -> frames (B, T, C, H, W) and cond (B, T, …): images as floats in [0, 1], numbers as they are.
-    Only uint8 moves until the conversion, and nothing is looked at on the host: a captured graph may hold this.
+    starts (B,) -> frames (B, T, C, H, W) and cond (B, T, k * C, …): images as floats in [0, 1], numbers as they are.
+    The condition of a frame is made of those of the frames at the k offsets from it, one after the other; beyond the
+    ends of its clip the first or the last frame's is repeated. Only uint8 moves until the conversion, and nothing is
+    looked at on the host: a captured graph may hold this.
     """
     device = clips.frames.device
     starts = torch.as_tensor(starts, device=device)
     index = starts[:, None] + torch.arange(n_frames, device=device)
-    return to_float(clips.frames[index]), to_float(clips.cond[index])
+    begins, ends = torch.tensor(clips.spans, device=device).T.contiguous()
+    clip = torch.searchsorted(begins, starts, right=True)[:, None] - 1
+    parts = [clips.cond[(index + o).clamp(begins[clip], ends[clip] - 1) if o else index] for o in cond_offsets]
+    return to_float(clips.frames[index]), to_float(torch.cat(parts, 2))

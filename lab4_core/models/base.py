@@ -27,14 +27,17 @@ class Unrolled(NamedTuple):
 class VideoPredictor(nn.Module):
     """A conditional VAE that predicts frame t from frame t-1, the condition of frame t and z.
 
-    `cond` is a pose image or an action vector; nothing assumes which, nor that H equals W. Noise comes in as
-    `eps`, so an eager run, a resumed run, a captured graph and a test can use the same draws.
+    `cond` is a pose image or an action vector; nothing assumes which, nor that H equals W. A model that asks for
+    several `cond_offsets` gets the conditions of all of them, one after the other in the first dimension of a condition
+    (channels, or numbers). Noise comes in as `eps`, so an eager run, a resumed run, a captured graph and a test can use
+    the same draws.
     """
 
     latent_shape: tuple[int, ...]  # of one frame's z
     prior_name = "N(0, I)"  # what z is drawn from at test time, in words
     needs_reference = False  # whether unroll wants a further frame of the clip, to know what the person looks like
     splits = False  # whether unroll takes `known`, `settle` and `ahead`
+    cond_offsets: tuple[int, ...] = (0,)  # the frames, counted from a frame, whose conditions it is told for that frame
     knows_scene = False  # whether `start_from` is to be called with the training set's empty scene
 
     def start_from(self, scene: Tensor) -> None:

@@ -28,7 +28,7 @@ DARKEST = 0.02  # black and white have no finite logit
 
 
 class CompactCVAE(FrameCVAE):
-    """Frames (C, H, W), pose images (3, H, W); H and W multiples of 8."""
+    """Frames (C, H, W), pose images (3, H, W), or three of them with a `pose_reach`; H and W multiples of 8."""
 
     needs_reference = True
     knows_scene = True
@@ -38,12 +38,15 @@ class CompactCVAE(FrameCVAE):
         super().__init__()
         channels, height, width = frame_shape
         w, fold = cfg.width, 4  # 2x2 pixels become 4 channels
+        if cfg.pose_reach:
+            self.cond_offsets = (0, -cfg.pose_reach, cfg.pose_reach)
+        poses = cond_shape[0] * len(self.cond_offsets)
         self.latent_shape = (cfg.z_dim, height // 8, width // 8)
         # a convolution of stacked images is the sum of one per image: pose and reference go ahead of the loop
         self.frame_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
-        self.pose_stem = nn.Conv2d(cond_shape[0] * fold, w, 3, padding=1)
-        self.previous_pose_stem = nn.Conv2d(cond_shape[0] * fold, w, 3, padding=1, bias=False)
-        self.reference_stem = nn.Conv2d((channels + cond_shape[0]) * fold, w, 3, padding=1, bias=False)
+        self.pose_stem = nn.Conv2d(poses * fold, w, 3, padding=1)
+        self.previous_pose_stem = nn.Conv2d(poses * fold, w, 3, padding=1, bias=False)
+        self.reference_stem = nn.Conv2d((channels + poses) * fold, w, 3, padding=1, bias=False)
         self.place = nn.Parameter(torch.zeros(1, w, height // 2, width // 2))
         self.scene = nn.Parameter(torch.zeros(1, *frame_shape))  # logits of a colour / SCENE_SCALE
         widths = [w, 2 * w, 3 * w]
@@ -58,7 +61,7 @@ class CompactCVAE(FrameCVAE):
             self.head[-1].bias[-2 * fold : -fold].fill_(-2.0)
             self.head[-1].bias[-fold:].fill_(2.0)
         self.posterior_net = nn.Sequential(
-            nn.Conv2d((channels + cond_shape[0]) * fold, w, 3, padding=1),
+            nn.Conv2d((channels + poses) * fold, w, 3, padding=1),
             norm_act(w), nn.Conv2d(w, w, 3, stride=2, padding=1),
             norm_act(w), nn.Conv2d(w, w, 3, stride=2, padding=1),
             norm_act(w), nn.Conv2d(w, 2 * cfg.z_dim, 1),
@@ -96,7 +99,7 @@ def fold(x: Tensor) -> Tensor:
 
 
 def fold_pose(cond: Tensor) -> Tensor:
-    """Pose images (M, 3, H, W) to (M, 12, H / 2, W / 2), lines on zero: skeletons are drawn on white."""
+    """Pose images (M, C, H, W) to (M, 4 C, H / 2, W / 2), lines on zero: skeletons are drawn on white."""
     return F.pixel_unshuffle(1 - cond, 2)
 
 
@@ -104,16 +107,20 @@ def fold_pose(cond: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Compact(ModelConfig):
     """width: channels at half resolution (twice and three times that below).  z_dim: channels of z at an eighth
-    of the resolution, 4 x 8 places for 32 x 64 frames.  depth: blocks there."""
+    of the resolution, 4 x 8 places for 32 x 64 frames.  depth: blocks there.  pose_reach: frames before and after a
+    frame whose poses the model sees too (0: none); a fast limb is blurred along its way, and a skeleton found a frame
+    late or without an arm is told by its neighbours."""
 
     width: int = 32
     z_dim: int = 4
     depth: int = 1
+    pose_reach: int = 0
 
     def __post_init__(self):
         check(self.width >= 8 and self.width % 8 == 0, "compact model: width", self.width, "a multiple of 8")
         check(self.z_dim >= 1, "compact model: z_dim", self.z_dim, "1 or more")
         check(self.depth >= 1, "compact model: depth", self.depth, "1 or more")
+        check(self.pose_reach >= 0, "compact model: pose_reach", self.pose_reach, "0 frames or more")
 
     def build(self, frame_shape, cond_shape):
         check(len(frame_shape) == 3 and all(s % 8 == 0 for s in frame_shape[1:]), "compact model: frames", frame_shape,

@@ -36,9 +36,9 @@ class Crop(Strategy):
     def augment(self, frames, cond, clips, progress, rng):
         if progress < self.begin:
             return frames, cond
-        if cond.shape[2:] != frames.shape[2:]:
+        if cond.dim() != 5 or cond.shape[3:] != frames.shape[3:]:
             raise Lab4Error(f"crop strategy: conditions {tuple(cond.shape[2:])}: expected pose images of the frames' "
-                            f"shape {tuple(frames.shape[2:])}, which can be cropped with them")  # fmt: skip
+                            f"size {tuple(frames.shape[3:])}, which can be cropped with them")  # fmt: skip
         b = len(frames)
         draw, side, right, down = torch.rand((4, b), generator=rng, device=rng.device)
         side = self.smallest + (1 - self.smallest) * side

@@ -46,7 +46,7 @@ class MovedPerson(Strategy):
             check(0 <= getattr(self, name) <= 1, f"moved_person strategy: {name}", getattr(self, name), "in [0, 1]")
 
     def augment(self, frames, cond, clips, progress, rng):
-        if cond.shape[2:] != (3, *frames.shape[3:]):
+        if cond.dim() != 5 or cond.shape[2] % 3 or cond.shape[3:] != frames.shape[3:]:
             raise Lab4Error(f"moved_person strategy: conditions {tuple(cond.shape[2:])}: expected pose images "
                             f"(3, H, W) of the size of the frames {tuple(frames.shape[3:])}")  # fmt: skip
         b, height, width = len(frames), *frames.shape[3:]
@@ -65,7 +65,7 @@ class MovedPerson(Strategy):
         move = Move(right.long(), down.long(), mirrored, height, width)
         body, shadow = person * frames, (1 - person) * apart
         new = move(body) + (1 - move(person)) * (scene + move(shadow))
-        pose = torch.where(mirrored.view(b, 1, 1, 1, 1), other_side(cond), cond)
+        pose = torch.where(mirrored.view(b, 1, 1, 1, 1), other_side(cond.unflatten(2, (-1, 3))).flatten(2, 3), cond)
         new_pose = 1 - move(1 - pose)  # what comes in from outside is white
         chosen = (chosen < self.share).view(b, 1, 1, 1, 1)
         return torch.where(chosen, new.clamp(0, 1), frames), torch.where(chosen, new_pose, cond)
