@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,9 +231,20 @@ def import_checkpoint(
     shape = (3, 32, 64)
     model = cfg.model.build(shape, shape)
     checkpoint.load_weights(model, weights, f"checkpoint {path}")
-    digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())).hexdigest()
+    return run_of(model, cfg, [shape, shape], out, {"status": "imported", "reason": f"from {Path(path).name}"})
+
+
+def run_of(
+    model: VideoPredictor,
+    cfg: Config,
+    shapes: Sequence[Sequence[int]],
+    out: str | os.PathLike | None,
+    result: Mapping[str, Any],
+) -> Run:
+    """A model that was not trained here as a run like any other. shapes: of a frame and of its condition."""
+    weights = model.state_dict()
+    digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
     run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg, anew=True)
-    best = checkpoint.weights_file(cfg.to_dict()["model"], model.state_dict(), shape, shape)
-    checkpoint.save(run.dir / "best.pt", best)
-    run.write_result({"status": "imported", "reason": f"from {Path(path).name}", "parameters": count_parameters(model)})
+    checkpoint.save(run.dir / "best.pt", checkpoint.weights_file(cfg.to_dict()["model"], weights, *shapes))
+    run.write_result({"parameters": count_parameters(model), **result})
     return run

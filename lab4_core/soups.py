@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 
 import torch
 
-from lab4_core import accel, checkpoint, runlog
+from lab4_core import accel, checkpoint
 from lab4_core.errors import Lab4Error
-from lab4_core.inference import load_model
-from lab4_core.models.base import count_parameters
-from lab4_core.paths import runs_dir
+from lab4_core.inference import load_model, run_of
 from lab4_core.runlog import Run
 
 
@@ -36,12 +33,8 @@ def soup(runs: Sequence[Run], out: str | os.PathLike | None = None) -> Run:
         name: torch.stack([w[name] for w in kept]).mean(0) if value.is_floating_point() else value
         for name, value in kept[0].items()
     }
-    cfg = runs[0].config.replace(name="soup")
-    digest = hashlib.sha256(b"".join(w.cpu().numpy().tobytes() for w in weights.values())).hexdigest()
-    made = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg, anew=True)
+    first.load_state_dict(weights)
     like = checkpoint.load(runs[0].dir / "best.pt")
-    best = checkpoint.weights_file(like["model"], weights, like["frame_shape"], like["cond_shape"])
-    checkpoint.save(made.dir / "best.pt", best)
     names = ", ".join(run.dir.name for run in runs)
-    made.write_result({"status": "soup", "reason": f"mean of {names}", "parameters": count_parameters(first)})
-    return made
+    return run_of(first, runs[0].config.replace(name="soup"), [like["frame_shape"], like["cond_shape"]], out,
+                  {"status": "soup", "reason": f"mean of {names}"})  # fmt: skip

@@ -4,7 +4,6 @@ scored. The format holds tensors and text only, so a file can be passed on witho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,9 +16,8 @@ from safetensors.torch import save
 from lab4_core import checkpoint, runlog
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.inference import load_model
-from lab4_core.models.base import count_parameters
-from lab4_core.paths import replacing, runs_dir
+from lab4_core.inference import load_model, run_of
+from lab4_core.paths import replacing
 from lab4_core.runlog import Run
 
 SHIPPED = Path(__file__).parent / "trained" / "dancer.safetensors"
@@ -66,13 +64,7 @@ def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None 
     config, shapes, result = _checked(header, path)
     config = config.replace(precision="fp32")  # however it was trained: the same rollouts on every machine
     model = checkpoint.build_with(config.model, shapes, weights, f"weights {path}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    run = runlog.create(runs_dir(out) / f"{config.name}-{config.fingerprint(digest)}", config, anew=True)
-    best = checkpoint.weights_file(config.to_dict()["model"], weights, *shapes)
-    checkpoint.save(run.dir / "best.pt", best)
-    run.write_result({"status": "imported", "reason": f"from {path.name}", "parameters": count_parameters(model),
-                      **result})  # fmt: skip
-    return run
+    return run_of(model, config, shapes, out, {"status": "imported", "reason": f"from {path.name}", **result})
 
 
 def _checked(header: Any, path: Path) -> tuple[Config, list[tuple[int, ...]], dict[str, Any]]:

@@ -58,8 +58,8 @@ def markdown(words: str) -> str:
 
 
 def cell(value: Any, number: str) -> str:
-    align = "left" if isinstance(value, str) else "right"
-    return f'<td style="text-align:{align}">{html.escape(text(value, number))}</td>'
+    style = "text-align:left;overflow-wrap:break-word" if isinstance(value, str) else "text-align:right"
+    return f'<td style="{style}">{html.escape(text(value, number))}</td>'
 
 
 def annealing_words(config: Any) -> str:
