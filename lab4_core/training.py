@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -205,7 +206,8 @@ class Learner:
                 reference=batch.reference, **hooks,
             )  # fmt: skip
         terms = cfg.loss(out.x_pred, batch.frames[:, 1:], out.kld, out.mu[0, 0].numel(), beta)
-        terms["loss"].backward()
+        if terms["loss"].requires_grad:  # nothing is left to do where every piece has settled its share
+            terms["loss"].backward()
         terms = distributed.mean(terms)
         terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, cfg.grad_clip or float("inf"))
         return {name: value.detach() for name, value in terms.items()}
@@ -216,18 +218,18 @@ class Learner:
 
     def _path(self, batch: Batch, beta: Tensor) -> dict[str, Any]:
         """How this machine computes a clip fastest, the same mathematics in every case. A CPU goes backward step by
-        step where it can: what it has just computed is still in its caches. A GPU waits for launches, so it takes a
-        third more of arithmetic (the inputs first, by a rollout) for one large batch."""
+        step where it can: the graph of a step is small, and still in its caches. A GPU waits for launches, so it takes
+        a third more of arithmetic (the inputs first, by a rollout) for one large batch."""
         if self.device.type != "cpu":
             return {"known": batch.known, "ahead": not self._draws_inside()}
         additive = getattr(self.cfg.loss, "sums_over_steps", False)
         if not additive or distributed.size() > 1:  # DistributedDataParallel knows one backward pass a step
             return {"known": batch.known}
 
-        def settle(x_pred: Tensor, steps: slice) -> None:
-            no_kld = batch.gt_weight.new_zeros(x_pred.shape[:2])
+        def settle(x_pred: Tensor, kld: Tensor, steps: slice) -> None:
+            x, n_latent = batch.frames[:, 1:][:, steps], math.prod(self.model.latent_shape)
             with accel.no_autocast(self.device):
-                self.cfg.loss(x_pred, batch.frames[:, 1:][:, steps], no_kld, 1, beta)["loss"].backward()
+                self.cfg.loss(x_pred, x, kld, n_latent, beta)["loss"].backward()
 
         return {"known": batch.known, "settle": settle}
 
