@@ -12,7 +12,7 @@ import torch
 
 from lab4_core import registry
 from lab4_core.config import Config
-from lab4_core.layers import ConvFFN, Gate
+from lab4_core.layers import ConvFFN, GatedConv
 from lab4_core.losses import Elbo
 from lab4_core.models import frame_cvae
 from lab4_core.models.pieces import pieces
@@ -138,11 +138,13 @@ def test_pieces_are_runs_of_known_steps():
     assert pieces(known, 9) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 7)]
 
 
-def test_the_gate_is_what_its_formula_says():
+def test_the_gated_convolution_is_what_its_formula_says():
     x = torch.randn(2, 8, 3, 4, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
-    assert torch.autograd.gradcheck(Gate.apply, (x,))
+    weight, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 4, 1, 1), (5,)))
+    assert torch.autograd.gradcheck(GatedConv.apply, (x, weight, bias))
     a, b = x.chunk(2, 1)
-    torch.testing.assert_close(Gate.apply(x), a * torch.nn.functional.leaky_relu(b, 0.1))
+    plain = torch.nn.functional.conv2d(a * torch.nn.functional.leaky_relu(b, 0.1), weight, bias)
+    torch.testing.assert_close(GatedConv.apply(x, weight, bias), plain)
     assert ConvFFN(4)(torch.randn(2, 4, 3, 4).to(memory_format=torch.channels_last)).is_contiguous(
         memory_format=torch.channels_last
     ), "nothing on the way goes back to the other layout"
