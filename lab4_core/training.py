@@ -40,8 +40,12 @@ def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredict
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
     """A generator of its own for a key such as (tag, seed, step): no draw depends on the ones before it."""
-    state = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(device).manual_seed(state)
+    return seeded(torch.Generator(device), *key)
+
+
+def seeded(rng: torch.Generator, *key: int) -> torch.Generator:
+    """A generator there is already, at the beginning of a key's draws: a recorded step knows but one."""
+    return rng.manual_seed(int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1))
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ class Learner:
         self._feeding = [s for s in cfg.strategies if s.feeds]
         self._correct = correction(cfg.strategies)
         self._unroll = distributed.averaging(model)
+        self.rng = torch.Generator(device)  # of a step's noise and of what its strategies draw, seeded by the step
         self.graphs = self.make_graphs() if device.type == "cuda" else None
 
     def step(self, batch: Batch, step: int, beta: float, lr: float) -> dict[str, Tensor]:
@@ -156,12 +161,12 @@ class Learner:
         and `skipped` is returned too.
         """
         cfg, model = self.cfg, self.model
-        rng = generator(self.device, NOISE, cfg.seed, step)
+        seeded(self.rng, NOISE, cfg.seed, step)
         b, frames = batch.gt_weight.shape
-        eps = torch.randn(b, frames, *model.latent_shape, generator=rng, device=self.device)
+        eps = torch.randn(b, frames, *model.latent_shape, generator=self.rng, device=self.device)
         if distributed.size() > 1:  # of one draw for the whole batch; what the strategies draw differs by process
             batch, eps = batch.rows(distributed.share(b)), eps[distributed.share(b)]
-            rng = generator(self.device, NOISE, cfg.seed, step, 1 + torch.distributed.get_rank())
+            seeded(self.rng, NOISE, cfg.seed, step, 1 + torch.distributed.get_rank())
         model.train()
         # tensors, not floats: a recorded step would freeze a float, and annealing would silently stop
         beta, rate = (torch.full((), value, device=self.device) for value in (beta, lr))
@@ -170,7 +175,7 @@ class Learner:
         else:
             guard = cfg.skip_nonfinite > 0
             buffers = [b.clone() for b in model.buffers()] if guard else []
-            terms = self._gradients(batch, eps, beta, rng)
+            terms = self._gradients(batch, eps, beta)
             if guard and not torch.isfinite(terms["loss"] + terms["grad_norm"]):
                 for buffer, before in zip(model.buffers(), buffers):  # the forward pass moved the running statistics
                     buffer.copy_(before)
@@ -182,13 +187,13 @@ class Learner:
             strategy.after_step(model, memory, step)
         return terms
 
-    def _gradients(self, batch: Batch, eps: Tensor, beta: Tensor, rng: torch.Generator | None) -> dict[str, Tensor]:
-        """The gradients of a batch in the parameters, clipped, and the scalars of `step`. rng: of the strategies."""
+    def _gradients(self, batch: Batch, eps: Tensor, beta: Tensor) -> dict[str, Tensor]:
+        """The gradients of a batch in the parameters, clipped, and the scalars of `step`."""
         cfg = self.cfg
 
         def feed(x_in: Tensor, x_last: Tensor) -> Tensor:
             for strategy in self._feeding:
-                x_in = strategy.feed(x_in, x_last, rng)
+                x_in = strategy.feed(x_in, x_last, self.rng)
             return x_in
 
         hooks = {"feed": feed} if self._feeding else {}
@@ -200,7 +205,7 @@ class Learner:
         with ExitStack() as around:
             around.enter_context(accel.autocast(self.device, self.dtype))
             for strategy in cfg.strategies:
-                around.enter_context(strategy.during(self.model, rng))
+                around.enter_context(strategy.during(self.model, self.rng))
             out = self._unroll(
                 batch.frames, batch.cond, batch.gt_weight, eps, cfg.n_past, detach=cfg.detach, forced=batch.forced,
                 reference=batch.reference, **hooks,
@@ -238,10 +243,9 @@ class Learner:
         return any(type(s).during is not Strategy.during for s in self.cfg.strategies)
 
     def make_graphs(self, capture: bool = True) -> Graphs | None:
-        """The step as recordings, where nothing in it draws or asks for a number, and the optimizer can be one."""
+        """The step as recordings, where nothing in it asks for a number and the optimizer can be one."""
         cfg = self.cfg
-        if (self._feeding or self._draws_inside() or cfg.skip_nonfinite or distributed.size() > 1
-                or not cfg.optimizer.recordable):  # fmt: skip
+        if cfg.skip_nonfinite or distributed.size() > 1 or not cfg.optimizer.recordable:
             return None
 
         def body(given: dict[str, Tensor], forced: bool) -> dict[str, Tensor]:
@@ -250,7 +254,7 @@ class Learner:
             with recordable(self.optimizer):
                 for group in self.optimizer.param_groups:
                     group["lr"] = given["lr"]
-                terms = self._gradients(batch, given["eps"], given["beta"], None)
+                terms = self._gradients(batch, given["eps"], given["beta"])
                 self._update()
             return terms
 
@@ -258,7 +262,7 @@ class Learner:
             memory = [v for values in self.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
             return [*self.model.parameters(), *self.model.buffers(), *memory]
 
-        return Graphs(body, state, capture)
+        return Graphs(body, state, capture, self.rng)
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
         """To be called after the last step of an epoch, before its evaluation."""
