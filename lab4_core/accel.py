@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -41,6 +42,12 @@ def has_amx() -> bool:
     """Whether this processor multiplies bf16 matrices in hardware. Processors with avx512_bf16 alone gain little."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16")) and bool(capabilities.get("amx_tile"))
+
+
+def records(device: torch.device) -> bool:
+    """Whether training steps and long rollouts are recorded as CUDA graphs: on every CUDA device, unless
+    LAB4_CUDA_GRAPHS is 0, which a debugger or a new version of the driver may ask for."""
+    return device.type == "cuda" and os.environ.get("LAB4_CUDA_GRAPHS") != "0"
 
 
 @cache

@@ -22,6 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab4_core import accel
+from lab4_core.batches import Batch, make_batch
 from lab4_core.clock import Clock
 from lab4_core.config import Config
 from lab4_core.data import Clips, load_data
@@ -29,7 +30,7 @@ from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
 from lab4_core.paths import BENCHMARKS, write_text
 from lab4_core.presets import load_config
-from lab4_core.training import Batch, Learner, build_model, make_batch
+from lab4_core.training import Learner, build_model
 
 Row = dict[str, Any]
 SHAPE = (3, 32, 64)
@@ -103,56 +104,74 @@ def training_step(forced: bool, precision: str, on: torch.device, frames: int, r
     return row | {"gflops": flops / row["seconds"], "reference_gflops": flops / row["reference_seconds"]}
 
 
-def peak_memory(on: torch.device, frames: int, quick: bool) -> Row:
-    """Peak memory of three free-running steps with the prediction detached, each side in a fresh process, fp32."""
-    return {"what": f"peak memory, free-running, detached, 2 x {frames} frames, fp32 (MB)", "repeats": 1,
-            **_ratio(*(_peak(side, on, frames, quick) for side in (0, 1)))}  # fmt: skip
+def peak_memory(on: torch.device, frames: int, quick: bool) -> list[Row]:
+    """Peak memory of three free-running steps with the prediction detached, each side in a fresh process, fp32: of the
+    whole process, and what the steps take beyond PyTorch, the weights and whatever else is there before the first."""
+    (ours, our_steps), (theirs, their_steps) = (_peak(side, on, frames, quick) for side in (0, 1))
+    of = f"free-running, detached, 2 x {frames} frames, fp32 (MB)"
+    return [
+        {"what": f"memory of a training step, {of}", "repeats": 1} | _ratio(our_steps, their_steps),
+        {"what": f"peak memory of the process, {of}", "repeats": 1} | _ratio(ours, theirs),
+    ]
 
 
 def _ratio(ours: float, theirs: float) -> Row:
     return {"megabytes": ours, "reference_megabytes": theirs, "ratio": theirs / ours}
 
 
-def _peak(side: int, on: torch.device, frames: int, quick: bool) -> float:
+def _peak(side: int, on: torch.device, frames: int, quick: bool) -> tuple[float, float]:
     code = f"from lab4_core.bench import print_peak; print_peak({side}, {str(on)!r}, {frames}, {quick})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    peak, of_the_steps = map(float, done.stdout.split())
+    return peak, of_the_steps
 
 
 def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
-    """In a process of its own: the most memory that three steps of a side (0 ours, 1 the plain loop) came to, in MB."""
+    """In a process of its own: the most memory that it came to with three steps of a side (0 ours, 1 the plain loop),
+    and by how much they raised it, both in MB."""
     step = steps(config("fp32", accel.pick_device(device), quick), False, frames)[side]
+    before = _most_memory(device)
     for _ in range(3):
         step()
+    peak = _most_memory(device)
+    print(peak, peak - before)
+
+
+def _most_memory(device: str) -> float:
+    """The most that this process has used so far, in MB."""
     if device.startswith("cuda"):
-        print(torch.cuda.max_memory_allocated() / 1e6)
-        return
+        return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: its ru_maxrss would begin with what the process that started this one had used
-        print(int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
-        return
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     import resource  # not on Windows
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def rollouts(precision: str, on: torch.device, frames: int, clips: int, repeats: int, quick: bool) -> Row:
-    """Test clips predicted in one batch, against one after the other."""
-    plain, cfg = reference(), config(precision, on, quick)
+def rollouts(on: torch.device, frames: int, clips: int, quick: bool) -> list[Row]:
+    """Test clips predicted in one batch, a row for each arithmetic, against one after the other: once each, for it is
+    long, after a warm-up of a few frames."""
+    plain, cfg = reference(), config("fp32", on, quick)
     model = build_model(cfg, shapes(), on).eval()
     other = build_model(cfg, shapes(), on).to(memory_format=torch.contiguous_format)
     torch.manual_seed(0)
     past, cond = torch.rand(clips, 1, *SHAPE, device=on), torch.rand(clips, frames, *SHAPE, device=on)
     generator = torch.Generator(on).manual_seed(0)
-    dtype = accel.pick_precision(precision, on)
 
-    def one_by_one() -> None:
+    def one_by_one(frames: int = frames) -> None:
         for i in range(clips):
-            plain.rollout(other, past[i : i + 1, 0], cond[i : i + 1], generator)
+            plain.rollout(other, past[i : i + 1, 0], cond[i : i + 1, :frames], generator)
 
-    return by_turns(f"rollout of {clips} clips of {frames} frames, {precision}",
-                    lambda: rollout(model, past, cond, dtype=dtype), one_by_one, repeats)  # fmt: skip
+    one_by_one(4)
+    theirs, rows = seconds_of(one_by_one), []
+    for precision in ("fp32", "auto"):
+        dtype = accel.pick_precision(precision, on)
+        rollout(model, past, cond[:, :4], dtype=dtype)
+        ours = seconds_of(lambda dtype=dtype: rollout(model, past, cond, dtype=dtype))
+        rows.append({"what": f"rollout of {clips} clips of {frames} frames, {precision}", "seconds": ours,
+                     "reference_seconds": theirs, "ratio": theirs / ours, "repeats": 1})  # fmt: skip
+    return rows
 
 
 def data_of_a_step(step_seconds: float, on: torch.device, frames: int, repeats: int) -> Row:
@@ -198,7 +217,7 @@ def run_bench(json_path: str | os.PathLike | None = None, quick: bool = False, d
     """Measure everything and print one table; `json_path` keeps it, with the device named. quick: a narrow model,
     short clips, one repeat: a check that it runs, not a measurement."""
     on = accel.pick_device(device)
-    frames, long, repeats = (4, 8, 1) if quick else (16, 64, 5)
+    frames, long, repeats = (4, 8, 1) if quick else (16, 630, 5)
     rows: list[Row] = []
     print(HEADER)
 
@@ -213,9 +232,10 @@ def run_bench(json_path: str | os.PathLike | None = None, quick: bool = False, d
     for precision in ("fp32", "auto"):
         for forced in (False, True):
             step = add(training_step(forced, precision, on, frames, repeats, quick))
-    add(peak_memory(on, frames, quick))
-    for precision in ("fp32", "auto"):
-        add(rollouts(precision, on, long, 5, max(1, repeats - 2), quick))
+    for row in peak_memory(on, frames, quick):
+        add(row)
+    for row in rollouts(on, long, 5, quick):
+        add(row)
     add(data_of_a_step(step["seconds"], on, frames, repeats))
     add(start_up("import lab4_core", "import lab4_core", min(3, repeats)))
     add(start_up("import lab4_core.cli as c; c.main(['--help'])", "lab4 --help", min(3, repeats)))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lab4_core import accel, checkpoint, distributed, runlog
+from lab4_core.batches import check_sizes, make_batch
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
 from lab4_core.data import VideoData, load_data
@@ -26,7 +27,7 @@ from lab4_core.progress import Progress
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
 from lab4_core.trackers import Trackers
-from lab4_core.training import Learner, build_model, check_sizes, make_batch
+from lab4_core.training import Learner, build_model
 
 LOG_EVERY = 10  # optimizer steps between "step" records, and between looks at the loss on a GPU
 SAVE_SECONDS = 60  # a long epoch is saved on the way
@@ -131,9 +132,8 @@ class _Training:
         """best.pt may be newer than the checkpoint (killed between the two) or gone: it, and nothing remembered of it,
         says what the best is. scores.npz is its copy that needs no torch."""
         self.best = {"psnr": -math.inf, "epoch": -1}
-        path = self.run.dir / "best.pt"
         try:
-            state = checkpoint.load(path)
+            state = checkpoint.load(path := self.run.dir / "best.pt")
             psnr, epoch = state.get("psnr"), state.get("epoch")
             if state.get("run") != self.fingerprint or not isinstance(psnr, float) or not isinstance(epoch, int):
                 raise Lab4Error(f"checkpoint {path}: not of this run")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lab4_core import accel
-from lab4_core.models.base import VideoPredictor
+from lab4_core.graphs import Graphs, Tensors
+from lab4_core.models.base import Feed, VideoPredictor
 
-BLOCK = 64  # steps whose conditions are encoded together: fast, and the features of a long clip are never all in memory
+BLOCK = 16  # steps whose conditions are encoded together, and which a GPU is given as one recording
+RECORD_FROM = 8 * BLOCK  # steps: recording costs as much as a few blocks
 
 
 @torch.no_grad()
@@ -21,9 +25,10 @@ def rollout(
     *,
     seed: int = 0,
     z_scale: float = 1.0,
-    correct: Callable[[Tensor, Tensor], Tensor] | None = None,
+    correct: Feed | None = None,
     dtype: torch.dtype = torch.float32,
     tick: Callable[[int, int], None] = lambda done, total: None,
+    graphs: Callable[..., Graphs] | None = None,
 ) -> Tensor:
     """Predict T - n_past frames of B clips, each from the one before.
 
@@ -32,29 +37,68 @@ def rollout(
     unless `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is
     in eval mode meanwhile. z_scale is the standard deviation of z (1: the prior; 0: its mean). dtype: the arithmetic
     inside the model, fp32 or bf16; the frames are fp32 either way. `tick(done, total)` is called after every block of
-    steps.
+    steps. graphs: what makes the recordings of blocks; by default a long rollout on a GPU has them.
     """
     was_training = model.training
     model.eval()
     b, total, n_past = cond.shape[0], cond.shape[1], past.shape[1]
     noise = torch.Generator(past.device).manual_seed(seed)
+    if graphs is None and accel.records(past.device) and total - n_past >= RECORD_FROM:
+        graphs = Graphs
+    recorded = _recorded(model, correct, graphs) if graphs else None
     try:
         with accel.autocast(past.device, dtype):  # one context for all steps: the weights are cast once
             state = model.init_state(past, told(model, cond, 0, n_past))
             x, frames = past[:, -1], []
             for begin in range(n_past, total, BLOCK):
                 block = told(model, cond, begin, min(begin + BLOCK, total)).transpose(0, 1)
-                c = model.encode_cond(block.flatten(0, 1))
-                for t in range(block.shape[0]):
-                    z = torch.randn(b, *model.latent_shape, generator=noise, device=past.device) * z_scale
-                    x_last = x
-                    x, state = model.step(x_last, _rows(c, t * b, (t + 1) * b), z, state)
-                    frames.append(x)
-                    x = correct(x, x_last) if correct else x
-                tick(begin + block.shape[0] - n_past, total - n_past)
+                steps = len(block)  # the draws of a block come before it: a recording makes none
+                z = torch.stack([
+                    torch.randn(b, *model.latent_shape, generator=noise, device=past.device) for _ in range(steps)
+                ]).mul_(z_scale)  # fmt: skip
+                # the first block brings the state to the shape in which it stays, the last one may be shorter
+                take = recorded if recorded and begin > n_past and steps == BLOCK else _steps
+                made, x, state = take(model, x, state, block, z, correct)
+                frames.append(made)
+                tick(begin + steps - n_past, total - n_past)
     finally:
         model.train(was_training)
-    return torch.stack(frames, dim=1)
+    return torch.cat([block.transpose(0, 1) for block in frames], dim=1)
+
+
+def _steps(model: VideoPredictor, x: Tensor, state: Any, cond: Tensor, z: Tensor, correct: Feed | None):
+    """k steps from x (B, C, H, W), with their conditions (k, B, …) and z (k, B, …): the predictions (k, B, C, H, W),
+    the last one as it is fed back, and the state behind them."""
+    c, b, frames = model.encode_cond(cond.flatten(0, 1)), len(x), []
+    for t in range(len(cond)):
+        x_last = x
+        x, state = model.step(x_last, _rows(c, t * b, (t + 1) * b), z[t], state)
+        frames.append(x)
+        x = correct(x, x_last) if correct else x
+    return torch.stack(frames), x, state
+
+
+def _recorded(model: VideoPredictor, correct: Feed | None, graphs: Callable[..., Graphs]) -> Callable[..., Any]:
+    """`_steps` as recordings, for one rollout: as long as it lasts, weights stay where they are, and so do those that
+    autocast has cast."""
+
+    def flat(state: Any) -> tuple[Tensors, Any]:
+        leaves, form = tree_flatten(state)
+        return {f"state {i}": v for i, v in enumerate(leaves) if v is not None}, form
+
+    def body(given: Tensors, form: Any) -> Tensors:
+        state = tree_unflatten([given.get(f"state {i}") for i in range(form.num_leaves)], form)
+        frames, x, state = _steps(model, given["x"], state, given["cond"], given["z"], correct)
+        return {"frames": frames, "x": x} | flat(state)[0]
+
+    recordings = graphs(body, list)
+
+    def take(model, x, state, cond, z, correct):
+        given, form = flat(state)
+        made = recordings({"x": x, "cond": cond, "z": z} | given, form)
+        return made["frames"], made["x"], tree_unflatten([made.get(f"state {i}") for i in range(form.num_leaves)], form)
+
+    return take
 
 
 def told(model: VideoPredictor, cond: Tensor, begin: int, end: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training steps as CUDA graphs: recorded once, then started by one launch in place of thousands.
+"""Training steps and blocks of rollouts as CUDA graphs: recorded once, then started by one launch for thousands.
 
 What a recording sees is frozen: addresses of tensors and every Python number. So whatever changes from step to step
 comes in as a tensor and is copied to where the recording looks for it, and results are copied out before the next
@@ -29,12 +29,19 @@ class Graphs:
 
     The body must not wait for the GPU, and must begin with gradients of None. `state` lists the tensors that it
     changes in place (weights, buffers, the optimizer's memory; those that only the body makes begin at zero): running
-    the body to warm up leaves no trace in them. capture=False runs the body itself in place of a recording, on any
-    device, so that the rest can be tested without a GPU.
+    the body to warm up leaves no trace in them. `rng` is what the body draws from: a replay draws on from where the
+    generator is then, as the body would. capture=False runs the body itself in place of a recording, on any device, so
+    that the rest can be tested without a GPU.
     """
 
-    def __init__(self, body: Callable[[Tensors, Hashable], Tensors], state: Callable[[], list[Tensor]], capture=True):
-        self.body, self.state, self.capture = body, state, capture
+    def __init__(
+        self,
+        body: Callable[[Tensors, Hashable], Tensors],
+        state: Callable[[], list[Tensor]],
+        capture: bool = True,
+        rng: torch.Generator | None = None,
+    ):
+        self.body, self.state, self.capture, self.rng = body, state, capture, rng
         self.forget()
 
     def forget(self) -> None:
@@ -54,7 +61,7 @@ class Graphs:
 
     def record(self, inputs: Tensors, path: Hashable) -> Recording:
         own = {name: value.clone() for name, value in inputs.items()}
-        with no_trace(self.state):
+        with no_trace(self.state, self.rng):
             if self.capture:
                 self._warm_up_aside(own, path)
             else:
@@ -63,6 +70,8 @@ class Graphs:
             outputs: Tensors = {}
             return Recording(own, outputs, lambda: outputs.update(self.body(own, path)))
         graph = torch.cuda.CUDAGraph()
+        if self.rng is not None:
+            graph.register_generator_state(self.rng)
         with torch.cuda.graph(graph, pool=self.pool):
             outputs = self.body(own, path)
         return Recording(own, outputs, graph.replay)
@@ -78,12 +87,16 @@ class Graphs:
 
 
 @contextmanager
-def no_trace(state: Callable[[], list[Tensor]]) -> Iterator[None]:
-    """The tensors of the state are afterwards what they were, and where they were; new ones are zero."""
+def no_trace(state: Callable[[], list[Tensor]], rng: torch.Generator | None = None) -> Iterator[None]:
+    """The tensors of the state are afterwards what they were, and where they were; new ones are zero. The generator
+    goes back to where it was."""
     before = {id(v): (v, v.detach().clone()) for v in state()}
+    draws = rng and rng.get_state()
     try:
         yield
     finally:
+        if rng is not None:
+            rng.set_state(draws)
         with torch.no_grad():
             for v in state():
                 v.copy_(before[id(v)][1]) if id(v) in before else v.zero_()

@@ -49,32 +49,37 @@ class ConvFFN(nn.Module):
         self.conv_out = nn.Conv2d(2 * c, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv_out(Gate.apply(self.conv(x))).add_(x)
+        return GatedConv.apply(self.conv(x), self.conv_out.weight, self.conv_out.bias).add_(x)
 
 
-class Gate(torch.autograd.Function):
-    """a * LeakyReLU_0.1(b) of the halves a, b of the channels, (N, 2c, H, W) -> (N, c, H, W).
+class GatedConv(torch.autograd.Function):
+    """A 1x1 convolution of a * LeakyReLU_0.1(b), of the halves a, b of the channels: (N, 2c, H, W) -> (N, o, H, W).
 
-    The same as writing it down, but of what lies between nothing is kept or copied: the widest tensors of the lab's
-    model meet here, and moving them costs as much as its matrix products.
+    The same as writing it down, but of what lies between nothing is copied or kept (the product is made again when
+    going backward): the widest tensors of the lab's model meet here, and moving them costs as much as its matrix
+    products.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
         a, b = x.chunk(2, dim=1)
-        return F.leaky_relu(b, 0.1).mul_(a)
+        return F.conv2d(F.leaky_relu(b, 0.1).mul_(a), weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
         a, b = x.chunk(2, dim=1)
-        out = torch.empty_like(x)  # both gradients are made in their place
-        of_a, of_b = out.chunk(2, dim=1)
-        torch.ops.aten.leaky_relu.out(b, 0.1, out=of_a).mul_(grad)
+        of_x = torch.empty_like(x)  # both gradients are made in their place
+        of_a, of_b = of_x.chunk(2, dim=1)
+        product = torch.ops.aten.leaky_relu.out(b, 0.1, out=of_a) * a
+        grad, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            grad, product, weight.to(x.dtype), [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3
+        )
+        of_a.mul_(grad)
         torch.ops.aten.leaky_relu_backward.grad_input(grad, b, 0.1, False, grad_input=of_b).mul_(a)
-        return out
+        return of_x, of_weight, of_bias
 
 
 class DepthConvBlock(nn.Module):

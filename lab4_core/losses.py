@@ -54,7 +54,7 @@ class Elbo:
     mse: Literal["mean", "sum", "log"] = "mean"
     kld: Literal["sum", "mean"] = "sum"
     l1: float = 0.0
-    sums_over_steps = True  # the loss of some steps alone, without KL, is their share of the whole
+    sums_over_steps = True  # the loss of some steps alone is their share of the whole
 
     def __post_init__(self):
         check(self.l1 >= 0, "elbo loss: l1", self.l1, "0 or more")

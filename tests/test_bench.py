@@ -17,8 +17,9 @@ def test_quick_bench_writes_one_row_for_every_measurement(tmp_path, capsys, monk
     names = [row["what"] for row in found["rows"]]
     for what in ("peak, conv 3x3, bfloat16", "training step, free-running, 2 x 4 frames, fp32",
                  "training step, teacher-forced, 2 x 4 frames, auto", "rollout of 5 clips of 8 frames, auto",
-                 "peak memory, free-running, detached, 2 x 4 frames, fp32 (MB)", "data of a step, 2 x 4 frames",
-                 "import lab4_core", "lab4 --help"):  # fmt: skip
+                 "memory of a training step, free-running, detached, 2 x 4 frames, fp32 (MB)",
+                 "peak memory of the process, free-running, detached, 2 x 4 frames, fp32 (MB)",
+                 "data of a step, 2 x 4 frames", "import lab4_core", "lab4 --help"):  # fmt: skip
         assert names.count(what) == 1, what
     assert found["quick"] and found["device"] and found["torch"] and found["auto"] in ("float32", "bfloat16")
     said = capsys.readouterr().out

@@ -7,10 +7,12 @@ the place of a recording.
 import pytest
 import torch
 
-from lab4_core import registry
+from lab4_core import accel, free_running, registry
+from lab4_core.batches import Batch
 from lab4_core.config import Config
+from lab4_core.free_running import rollout
 from lab4_core.graphs import Graphs, no_trace
-from lab4_core.training import Batch, Learner
+from lab4_core.training import Learner
 
 DEVICES = [
     pytest.param("cpu"),
@@ -55,10 +57,13 @@ def same(a, b, device):
             torch.testing.assert_close(x, y, rtol=0 if exactly else 1e-3, atol=0 if exactly else 1e-4, msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize(
+    "optimizer,strategies",
+    [("adam", []), ("adamw", ["hidden_noise"]), ("muon", ["input_noise"]), ("muon", ["input_noise", "histogram"])],
+)
 @pytest.mark.parametrize("device", DEVICES)
-def test_recorded_steps_are_the_steps(device, optimizer):
-    eager, recorded = learner(device, False, optimizer), learner(device, True, optimizer)
+def test_recorded_steps_are_the_steps(device, optimizer, strategies):
+    eager, recorded = (learner(device, graphs, optimizer, strategies=strategies) for graphs in (False, True))
     for x, y in zip(run(eager, device, range(6)), run(recorded, device, range(6))):
         assert x == pytest.approx(y, rel=1e-5)
     same(eager, recorded, device)
@@ -111,12 +116,39 @@ def test_results_are_not_overwritten_by_the_next_step():
     assert (float(first["twice"]), float(second["twice"]), float(x)) == (2, 10, 1)
 
 
+SVG = {"kind": "svg", "width": 4, "g_dim": 8, "z_dim": 2, "rnn_size": 8, "prior": "learned"}
+
+
+@pytest.mark.parametrize("spec", [LAB, {"kind": "compact", "width": 8}, SVG], ids=lambda s: s["kind"])
+@pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
-def test_resuming_under_the_recording(device):
-    whole, first = learner(device, True), learner(device, True)
+def test_a_rollout_of_recorded_blocks_is_the_rollout(device, spec, corrected, monkeypatch):
+    monkeypatch.setattr(free_running, "BLOCK", 3)
+    torch.manual_seed(0)
+    cond_shape = (5,) if spec is SVG else (3, 16, 32)
+    model = registry.build("model", spec).build((3, 16, 32), cond_shape).to(device)
+    past, cond = torch.rand(2, 1, 3, 16, 32, device=device), torch.rand(2, 12, *cond_shape, device=device)
+    how = {"seed": 3, "z_scale": 0.5, "correct": (lambda x, x_last: 0.5 * (x + x_last)) if corrected else None}
+    made: list[Graphs] = []
+
+    def graphs(body, state):
+        made.append(Graphs(body, state, capture=device == "cuda"))
+        return made[-1]
+
+    eager, recorded = rollout(model, past, cond, **how), rollout(model, past, cond, **how, graphs=graphs)
+    torch.testing.assert_close(
+        recorded, eager, rtol=0 if device == "cpu" else 1e-3, atol=0 if device == "cpu" else 1e-4
+    )
+    assert eager.shape == (2, 11, 3, 16, 32) and len(made[0].recordings) == 1, "one for the blocks of three"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("strategies", [[], ["input_noise", "hidden_noise"]])
+def test_resuming_under_the_recording(device, strategies):
+    whole, first = (learner(device, True, strategies=strategies) for _ in range(2))
     run(whole, device, range(6))
     run(first, device, range(3))
-    second = learner(device, True)
+    second = learner(device, True, strategies=strategies)
     run(second, device, [5])  # has recordings already, and another state
     second.load_state_dict(first.state_dict())
     run(second, device, range(3, 6))
@@ -125,9 +157,9 @@ def test_resuming_under_the_recording(device):
 
 @pytest.mark.parametrize(
     "values",
-    [{"strategies": ["input_noise"]}, {"strategies": ["hidden_noise"]}, {"skip_nonfinite": 1}, {"optimizer": "sgd"}],
+    [{"skip_nonfinite": 1}, {"optimizer": "sgd"}],
 )
-def test_what_draws_or_asks_within_a_step_is_not_recorded(values):
+def test_what_asks_within_a_step_is_not_recorded(values):
     cfg = Config.from_dict({"model": LAB, "device": "cpu", **values})
     model = registry.build("model", LAB).build((3, 8, 16), (3, 8, 16))
     assert Learner(cfg, model, torch.device("cpu")).make_graphs(capture=False) is None
@@ -145,3 +177,9 @@ def test_a_step_never_waits_for_the_gpu(graphs):
             it.step(given[i], i, 0.1 * i, 1e-3 / i)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_recordings_can_be_turned_off(monkeypatch):
+    assert accel.records(torch.device("cuda")) and not accel.records(torch.device("cpu"))
+    monkeypatch.setenv("LAB4_CUDA_GRAPHS", "0")
+    assert not accel.records(torch.device("cuda"))

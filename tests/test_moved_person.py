@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lab4_core.batches import make_batch
 from lab4_core.clock import Clock
 from lab4_core.config import Config
 from lab4_core.data import Clips
@@ -12,7 +13,6 @@ from lab4_core.data.scene import empty_scene
 from lab4_core.errors import Lab4Error
 from lab4_core.strategies import MovedPerson
 from lab4_core.strategies.moved_person import LEFT, MIDDLE, RIGHT, other_side
-from lab4_core.training import make_batch
 
 H, W = 32, 64
 

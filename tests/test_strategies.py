@@ -8,6 +8,7 @@ import torch
 from skimage.exposure import match_histograms
 
 from lab4_core import registry
+from lab4_core.batches import AUGMENT, generator, make_batch
 from lab4_core.clock import Clock
 from lab4_core.config import Config
 from lab4_core.data import load_data
@@ -25,7 +26,7 @@ from lab4_core.strategies import (
     match_histogram,
 )
 from lab4_core.strategies.weight_interpolation import stock_ratio
-from lab4_core.training import AUGMENT, Learner, build_model, generator, make_batch
+from lab4_core.training import Learner, build_model
 
 CPU = torch.device("cpu")
 TINY = {

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 # What may be done to a frame before the model sees it as its input: feed(x_in, x_last) -> x_in, both (M, C, H, W);
 # x_last is the input of the step before. `correct` is the same for a prediction, before it becomes (part of) the input.
 Feed = Callable[[Tensor, Tensor], Tensor]
-# settle(x_pred (B, k, C, H, W), steps) takes the gradient of the loss of these k steps, there and then
-Settle = Callable[[Tensor, slice], None]
+# settle(x_pred (B, k, C, H, W), kld (B, k), steps) takes the gradient of the loss of these k steps, there and then
+Settle = Callable[[Tensor, Tensor, slice], None]
 
 
 class Unrolled(NamedTuple):
@@ -69,9 +69,9 @@ class VideoPredictor(nn.Module):
 
         A model that `splits` has further ways to compute the same. known: the steps (S) whose weights are all 1, for
         those to go together. settle: where no step needs the graph of another, each goes backward as soon as it is
-        there, and x_pred comes back without a graph; the rest of the gradient goes through kld, so zero the gradients
-        before. ahead: with detach, find the inputs first, without a graph, and then run all steps as one batch;
-        for models whose encode_frame and decode treat every frame by itself.
+        there, and what comes back has no graph; so zero the gradients before. ahead: with detach, find the inputs
+        first, without a graph, and then run all steps as one batch; for models whose encode_frame and decode treat
+        every frame by itself.
         """
         raise NotImplementedError
 

@@ -6,14 +6,15 @@ how a clip runs through them stands here once.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lab4_core.losses import gaussian_kld, reparameterize
-from lab4_core.models.base import Settle, Unrolled, VideoPredictor
-from lab4_core.models.pieces import Cut, Inputs, mend, pieces, rows
+from lab4_core.models.base import Unrolled, VideoPredictor
+from lab4_core.models.pieces import Clip, pieces
 
 FRAMES_AT_ONCE = 32  # of known inputs, where each piece goes backward at once: in less memory nearly as fast as all
 
@@ -50,67 +51,72 @@ class FrameCVAE(VideoPredictor):
         self, frames, cond, gt_weight, eps, n_past=1, *,
         detach=True, forced=False, known=None, reference=None, feed=None, correct=None, settle=None, ahead=False,
     ):  # fmt: skip
-        b, steps = frames.shape[0], frames.shape[1] - 1
-        x = frames.transpose(0, 1)  # (T, B, C, H, W)
+        b, steps = gt_weight.shape
+        known = [forced or t < n_past or bool(known and known[t]) for t in range(steps)]
+        x, cond, eps = (v.transpose(0, 1) for v in (frames, cond, eps))
+        clip = Clip(x, cond, eps, gt_weight, known, (x[0], x[0]), detach, feed, correct)
+        ref = self.encode_reference(*reference) if self.needs_reference else None
+        if settle is None or not (detach or all(known)):
+            return self._run(clip, ref, ahead)[0]
+        leaf, done = _map(ref, lambda v: v.detach().requires_grad_(v.requires_grad)), []
+        for piece in pieces(known, max(1, FRAMES_AT_ONCE // b)):
+            out, before = self._run(clip.part(piece), leaf)
+            settle(out.x_pred, out.kld, piece)
+            done.append(Unrolled(*(v.detach() for v in out)))
+            clip = replace(clip, before=before)
+        _backward(ref, leaf)
+        return Unrolled(*(torch.cat(v, 1) for v in zip(*done)))
+
+    def _run(self, clip: Clip, ref: Any, ahead: bool = False) -> tuple[Unrolled, tuple[Tensor, Tensor]]:
+        """A clip as one graph, or a part of one, and the `before` of what comes next, without a graph."""
+        steps, b = clip.eps.shape[:2]
         c_prev = None
         if self.sees_previous_cond:
-            c_all = self.encode_cond(_flat(cond.transpose(0, 1)), groups=steps + 1)
+            c_all = self.encode_cond(clip.cond.flatten(0, 1), groups=steps + 1)
             c, c_prev = _map(c_all, lambda v: v[b:]), _map(c_all, lambda v: v[:-b])
         else:
-            c = self.encode_cond(_flat(cond[:, 1:].transpose(0, 1)), groups=steps)
-        ref = self.encode_reference(*reference) if self.needs_reference else None
-        # one call for all frames serves both: a known input is the target of the step before
-        seen = self.encode_frame(_flat(x)) if feed is None else None
-        mu, logvar = self.posterior(self.encode_frame(_flat(x[1:])) if seen is None else seen[b:], c)
+            c = self.encode_cond(clip.cond[1:].flatten(0, 1), groups=steps)
+        if clip.feed is None and any(clip.known):  # one call for both: a known input is the target of the step before
+            seen = self.encode_frame(clip.x.flatten(0, 1))
+            h, seen = seen[b:], seen[:-b]
+        else:
+            h, seen = self.encode_frame(clip.x[1:].flatten(0, 1)), None
+        mu, logvar = self.posterior(h, c)
         logvar = logvar.clamp(-self.logvar_clamp, self.logvar_clamp)
-        z = reparameterize(mu, logvar, _flat(eps.transpose(0, 1)))
+        z = reparameterize(mu, logvar, clip.eps.flatten(0, 1))
         wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
         kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
 
-        made = (c, c_prev, z, None if seen is None else seen[:-b], ref)
-        known = [forced or t < n_past or bool(known and known[t]) for t in range(steps)]
-        inputs = Inputs(x, gt_weight, known, detach, feed, correct)
-        if ahead and detach and not all(known):
+        if ahead and clip.detach and not all(clip.known):
             with torch.no_grad():
-                x_in, _ = self._decode_in_pieces(inputs, _map(made, Tensor.detach))
+                x_in, _ = self._decode_in_pieces(clip, (c, c_prev, z, seen), ref)
             torch.clear_autocast_cache()  # what was cast without a graph must not be used in one
-            x_pred = self._decode_piece(slice(0, steps), x_in, (c, c_prev, z, None, ref), b).to(x.dtype)
-        elif settle is not None and (detach or all(known)):
-            cuts: list[Cut] = []
-            _, x_pred = self._decode_in_pieces(inputs, _map(made, lambda v: cuts.append(Cut(v)) or cuts[-1]), settle)
-            kld = mend(kld, cuts)
+            x_pred = self._decode_piece(slice(0, steps), x_in, (c, c_prev, z, None), ref, b)
         else:
-            _, x_pred = self._decode_in_pieces(inputs, made)
+            x_in, x_pred = self._decode_in_pieces(clip, (c, c_prev, z, seen), ref)
+        out = (v.unflatten(0, (steps, b)).transpose(0, 1) for v in (x_pred, kld, mu, logvar))
+        return Unrolled(*out), (x_pred[-b:].detach(), x_in[-b:].detach())
 
-        def clipwise(v: Tensor) -> Tensor:
-            return v.unflatten(0, (steps, b)).transpose(0, 1)
-
-        return Unrolled(clipwise(x_pred), clipwise(kld), clipwise(mu), clipwise(logvar))
-
-    def _decode_in_pieces(self, inputs: Inputs, made: tuple, settle: Settle | None = None) -> tuple[Tensor, Tensor]:
-        """Steps whose inputs are known as one batch, the others one by one: all inputs and predictions (S * B, …)."""
-        b, x_in, x_pred = inputs.x.shape[1], [], []
-        last_in = last = inputs.x[0]
-        for piece in pieces(inputs.known, len(inputs.known) if settle is None else max(1, FRAMES_AT_ONCE // b)):
-            x = inputs(piece, last, last_in)
-            c, c_prev, z, seen, ref = made
-            y = self._decode_piece(piece, x, (c, c_prev, z, seen if inputs.known[piece.start] else None, ref), b)
-            y = y.to(inputs.x.dtype)
-            if settle is not None:
-                settle(y.unflatten(0, (-1, b)).transpose(0, 1), piece)
-                y = y.detach()
-            last_in, last = x[-b:], y[-b:]
+    def _decode_in_pieces(self, clip: Clip, made: tuple, ref: Any) -> tuple[Tensor, Tensor]:
+        """Steps whose inputs are known as one batch, the others one by one: all inputs and predictions (S * B, …).
+        made: what the encoders made of the steps, (S * B, …) each."""
+        b, x_in, x_pred = clip.x.shape[1], [], []
+        last, last_in = clip.before
+        for piece in pieces(clip.known, len(clip.known)):
+            *by_step, seen = made
+            x = clip.inputs(piece, last, last_in)
+            y = self._decode_piece(piece, x, (*by_step, seen if clip.known[piece.start] else None), ref, b)
+            last, last_in = y[-b:], x[-b:]
             x_in.append(x)
             x_pred.append(y)
         return torch.cat(x_in), torch.cat(x_pred)
 
-    def _decode_piece(self, piece: slice, x_in: Tensor, made: tuple, b: int) -> Tensor:
+    def _decode_piece(self, piece: slice, x_in: Tensor, made: tuple, ref: Any, b: int) -> Tensor:
         """The predictions of some steps from their inputs (k * B, …) and the rows of what the encoders made."""
-        *by_step, ref = made
-        c, c_prev, z, h = _map(tuple(by_step), lambda v: rows(v, piece.start * b, piece.stop * b))
+        c, c_prev, z, h = _map(made, lambda v: v[piece.start * b : piece.stop * b])
         steps = piece.stop - piece.start
-        ref = _map(ref, lambda v: rows(v, 0, b).repeat(steps, *[1] * (v.dim() - 1)) if steps > 1 else rows(v, 0, b))
-        return self.decode(x_in, self.encode_frame(x_in) if h is None else h, c, z, ref, c_prev)
+        ref = _map(ref, lambda v: v.repeat(steps, *[1] * (v.dim() - 1)) if steps > 1 else v)
+        return self.decode(x_in, self.encode_frame(x_in) if h is None else h, c, z, ref, c_prev).to(x_in.dtype)
 
     def init_state(self, frames_past, cond_past):
         ref = self.encode_reference(frames_past[:, 0], cond_past[:, 0]) if self.needs_reference else None
@@ -122,12 +128,17 @@ class FrameCVAE(VideoPredictor):
         return x, (ref, cond_t if self.sees_previous_cond else None)
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.flatten(0, 1)
-
-
 def _map(tree: Any, f) -> Any:
     """f over a tensor, a tuple of such trees, or None."""
     if tree is None:
         return None
     return tuple(_map(v, f) for v in tree) if isinstance(tree, tuple) else f(tree)
+
+
+def _backward(tree: Any, leaves: Any) -> None:
+    """What has come to the leaves, which are the tensors of a tree cut from its graph, goes on through the graph."""
+    if isinstance(tree, tuple):
+        for v, leaf in zip(tree, leaves):
+            _backward(v, leaf)
+    elif tree is not None and leaves.grad is not None:
+        tree.backward(leaves.grad)

@@ -1,15 +1,13 @@
-"""The steps of a training clip in pieces, and going backward through one piece while the others wait.
+"""The steps of a training clip in pieces.
 
-A graph of all steps holds the activations of all steps. Where no step needs the graph of another, each can go backward
-as soon as it has been computed, and its activations are free before the next one begins. What the steps take from the
-encoders, which ran for all of them in one call, is cut from the encoders' graph; what comes back to the cuts is
-collected there, and goes on through the encoders in one backward pass, with the gradient of the KL.
+A graph of all steps holds the activations of all steps. Where no step needs the graph of another, each piece can be
+computed from its frames to its loss and go backward before the next one begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,20 +28,31 @@ def pieces(known: Sequence[bool], longest: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What the model sees as its input: true frames, predictions, or a mixture, as `VideoPredictor.unroll` is told.
+class Clip:
+    """S steps of a training clip, step by step, and what the model sees as its input there: true frames, predictions,
+    or a mixture, as `VideoPredictor.unroll` is told. Some of its steps are a clip again.
 
-    x: the clip, step by step (T, B, …).  known: of each step, whether its input is the true frame throughout.
+    known: of each step, whether its input is the true frame throughout.
+    before: the prediction and the input of the step before the first (B, C, H, W).
     """
 
-    x: Tensor
-    gt_weight: Tensor
+    x: Tensor  # (S + 1, B, C, H, W)
+    cond: Tensor  # (S + 1, B, …)
+    eps: Tensor  # (S, B, *latent_shape)
+    gt_weight: Tensor  # (B, S)
     known: Sequence[bool]
+    before: tuple[Tensor, Tensor]
     detach: bool
     feed: Feed | None
     correct: Feed | None
 
-    def __call__(self, piece: slice, x_pred: Tensor, x_last: Tensor) -> Tensor:
+    def part(self, steps: slice) -> Clip:
+        """Some of the steps, where `before` is that of the first of them."""
+        both = slice(steps.start, steps.stop + 1)
+        return replace(self, x=self.x[both], cond=self.cond[both], eps=self.eps[steps],
+                       gt_weight=self.gt_weight[:, steps], known=self.known[steps])  # fmt: skip
+
+    def inputs(self, piece: slice, x_pred: Tensor, x_last: Tensor) -> Tensor:
         """The inputs (k * B, …) of a piece; x_pred, x_last (B, …): the prediction and the input just before it."""
         t = piece.start
         x_in = self.x[piece].flatten(0, 1)
@@ -54,44 +63,3 @@ class Inputs:
         if self.feed is not None:
             x_in = self.feed(x_in, torch.cat([x_last, self.x[t : piece.stop - 1].flatten(0, 1)]))
         return x_in
-
-
-class Cut:
-    """A tensor (M, …) of some graph, handed out in rows that are leaves of graphs of their own."""
-
-    def __init__(self, whole: Tensor):
-        self.whole = whole
-        self.grad = torch.zeros_like(whole, requires_grad=False) if whole.requires_grad else None
-
-    def dim(self) -> int:
-        return self.whole.dim()
-
-    def rows(self, begin: int, end: int) -> Tensor:
-        """Rows begin..end - 1. A gradient that comes to them is added to `grad`."""
-        rows = self.whole.detach()[begin:end]
-        if self.grad is not None:
-            rows.requires_grad_(True)
-            rows.grad = self.grad[begin:end]  # a leaf's gradient is accumulated in place: here, in the whole
-        return rows
-
-
-def rows(v: Tensor | Cut, begin: int, end: int) -> Tensor:
-    """Rows of a tensor, cut or not."""
-    return v.rows(begin, end) if isinstance(v, Cut) else v[begin:end]
-
-
-def mend(value: Tensor, cuts: list[Cut]) -> Tensor:
-    """`value` as it is; a backward pass through it takes along what has come to the cuts, once."""
-    open_cuts = [cut for cut in cuts if cut.grad is not None]
-    return _Mend.apply(value, [cut.grad for cut in open_cuts], *(cut.whole for cut in open_cuts))
-
-
-class _Mend(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, value: Tensor, grads: list[Tensor], *wholes: Tensor) -> Tensor:
-        ctx.grads = grads
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad, None, *ctx.grads

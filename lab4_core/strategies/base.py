@@ -2,7 +2,9 @@
 
 A strategy is configuration; what it must remember lies in a dict of tensors that the checkpoint keeps. Whatever it
 draws comes from the generator it is handed, which is seeded by the step: so strategies compose in the order they are
-listed, and a resumed run draws what the uninterrupted one would have drawn.
+listed, and a resumed run draws what the uninterrupted one would have drawn. On a GPU `during`, `correct` and `feed`
+become part of a recording (`graphs.py`): what changes from step to step must be a tensor there, and nothing is read
+back.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""What a training step is given: clips, weights of teacher forcing, reference frames, as the strategies change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab4_core import paths
+from lab4_core.clock import Position
+from lab4_core.config import Config
+from lab4_core.data import Clips, VideoData
+from lab4_core.data.windows import gather
+from lab4_core.errors import Lab4Error
+from lab4_core.evaluation import check_lengths
+
+NOISE, REFERENCE, JUMP, AUGMENT = 0xE95, 0x4EF, 0xBE6, 0xA46  # tags that keep draws for different ends apart
+
+
+def generator(device: torch.device, *key: int) -> torch.Generator:
+    """A generator of its own for a key such as (tag, seed, step): no draw depends on the ones before it."""
+    return seeded(torch.Generator(device), *key)
+
+
+def seeded(rng: torch.Generator, *key: int) -> torch.Generator:
+    """A generator there is already, at the beginning of a key's draws: a recorded step knows but one."""
+    return rng.manual_seed(int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """frames (B, T, C, H, W), cond (B, T, …), gt_weight (B, T - 1) with `forced` when it is 1 throughout and its
+    mean over the inputs that could be predictions, reference frames (B, C, H, W) with their conditions or None, the
+    first frames of the windows, and of each step whether its weights are all 1 (None: nobody has looked)."""
+
+    frames: Tensor
+    cond: Tensor
+    gt_weight: Tensor
+    forced: bool
+    teacher_forced: float
+    reference: tuple[Tensor, Tensor] | None
+    starts: np.ndarray
+    known: tuple[bool, ...] | None = None
+
+    def rows(self, some: slice) -> Batch:
+        """Some of the clips; what is said of the batch stays said of all of it."""
+        reference = self.reference and tuple(v[some] for v in self.reference)
+        return replace(self, frames=self.frames[some], cond=self.cond[some], gt_weight=self.gt_weight[some],
+                       reference=reference)  # fmt: skip
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a recorded step is given of a batch."""
+        names = {"frames": self.frames, "cond": self.cond, "gt_weight": self.gt_weight}
+        return names | (dict(zip(("reference", "reference_cond"), self.reference)) if self.reference else {})
+
+
+def make_batch(
+    cfg: Config, clips: Clips, at: Position, step: int, needs_reference: bool, cond_offsets: Sequence[int] = (0,)
+) -> Batch:
+    """The batch of a step: a pure function of the seed and the position."""
+    starts = at.windows.starts(at.pass_index, at.index)
+    frames, cond = gather(clips, starts, cfg.n_frames, cond_offsets)
+    weight = cfg.teacher_forcing.gt_weight(cfg.seed, step, at.epoch, at.epochs, len(starts), cfg.n_frames - 1)
+    weight[:, : cfg.n_past] = 1.0
+    rng = np.random.default_rng([REFERENCE, cfg.seed, step])
+    jumping = [s for s in cfg.strategies if s.jumps]
+    # the clips, their reference frames, and the frames that some of them jump to: each (B, T, …) with its conditions
+    parts = [
+        (frames, cond),
+        *(other_frame(clips, starts, rng, cond_offsets) for _ in range(needs_reference + len(jumping))),
+    ]
+    for strategy in (s for s in cfg.strategies if s.augments):
+        draws = generator(frames.device, AUGMENT, cfg.seed, step)
+        parts = augmented(strategy, parts, clips, at.step / at.steps, draws)
+    (frames, cond), *parts = parts
+    reference = tuple(x[:, 0] for x in parts.pop(0)) if needs_reference else None
+    for strategy, other in zip(jumping, parts):
+        jump, near = strategy.jump(len(starts), generator(frames.device, JUMP, cfg.seed, step))
+        first = frames[:, 0], cond[:, 0]
+        if reference is not None:
+            reference = _choose(near, first, reference)
+        frames[:, 0], cond[:, 0] = _choose(jump, (x[:, 0] for x in other), first)
+    free = weight[:, cfg.n_past :]
+    share = float(free.mean()) if free.size else 1.0
+    gt_weight = torch.from_numpy(weight).to(frames.device)
+    known = tuple((weight == 1).all(0).tolist())  # here, where no GPU has to be asked
+    return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
+
+
+def check_sizes(cfg: Config, data: VideoData) -> None:
+    """Raises `Lab4Error` for what would end a training late or without a word: validation clips with nothing to
+    predict, and a batch that this machine's memory cannot hold (the system would kill a notebook's kernel)."""
+    check_lengths(data.val, cfg, "val")
+    values = data.train.frames[0].numel() + data.train.cond[0].numel()
+    need, have = 4 * values * cfg.batch_size * cfg.n_frames, paths.free_memory()
+    if need > have:
+        raise Lab4Error(
+            f"batch_size = {cfg.batch_size}, n_frames = {cfg.n_frames}: a batch of {need / 1e9:.1f} GB, expected less "
+            f"than the {have / 1e9:.1f} GB of memory that are free; lower one of them"
+        )
+
+
+def other_frame(
+    clips: Clips, starts: np.ndarray, rng: np.random.Generator, cond_offsets: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """For each window a frame drawn from anywhere in the window's clip, (B, 1, C, H, W), its condition (B, 1, …)."""
+    begins, ends = np.array(clips.spans).T
+    clip = np.searchsorted(begins, starts, side="right") - 1
+    return gather(clips, rng.integers(begins[clip], ends[clip]), 1, cond_offsets)
+
+
+def _choose(which: Tensor, a, b) -> tuple[Tensor, ...]:
+    """For each clip the frame and the condition of a or of b."""
+    return tuple(torch.where(which.view(-1, *[1] * (x.dim() - 1)), x, y) for x, y in zip(a, b))
+
+
+def augmented(strategy, parts: list, clips: Clips, progress: float, rng: torch.Generator) -> list:
+    """The parts of a batch, each frames (B, T, …) and conditions, as a strategy changes them: by draws of their own, or
+    all alike."""
+    if strategy.augments_apart:
+        return [strategy.augment(*part, clips, progress, rng) for part in parts]
+    whole = strategy.augment(*(torch.cat(x, 1) for x in zip(*parts)), clips, progress, rng)
+    return list(zip(*(x.split([frames.shape[1] for frames, _ in parts], 1) for x in whole)))
