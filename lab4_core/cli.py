@@ -428,7 +428,8 @@ class Bench:
     quick: bool = False
     """fewer repeats"""
     quality: float | None = None
-    """instead: train lab, compact and best for so many minutes each, and score their rollouts on the way"""
+    """instead: train best and compact for so many minutes, and lab for so many or 30 times as long as best needs to
+    30 dB, if that is longer, and score their rollouts on the way"""
     data: Folder = None
     """with --quality: root of the dataset, as for train"""
     out: Folder = None

@@ -123,9 +123,8 @@ class _Training:
         for name in ("model", "memory"):
             checkpoint.check_like(own["learner"][name], learner.get(name), f"{where}: {name}")
         self.learner.load_state_dict(learner, where)
-        self.step, self.seconds, self.skipped, self.best, self.sums = (
-            state[k] for k in ("step", "seconds", "skipped", "best", "sums")
-        )
+        for name in ("step", "seconds", "skipped", "best", "sums"):
+            setattr(self, name, state[name])
         return state["log_size"]
 
     def adopt_best(self) -> None:
@@ -199,9 +198,8 @@ class _Training:
         return self.run
 
     def one_step(self, at: Position) -> None:
-        cfg = self.cfg
+        cfg, model = self.cfg, self.learner.model
         beta, lr = cfg.beta * at.of(cfg.annealing), cfg.optimizer.lr * at.of(cfg.lr_schedule)
-        model = self.learner.model
         batch = make_batch(cfg, self.train_clips, at, self.step, model.needs_reference, model.cond_offsets)
         terms = self.learner.step(batch, self.step, beta, lr)
         self.step += 1
@@ -246,10 +244,12 @@ class _Training:
         """Score the present weights on the validation clips, log it, keep the weights if they are the best."""
         self.watch.check()
         self.eval_model.load_state_dict(self.learner.eval_weights())
+        begun = time.monotonic()
         with accel.memory_for(self.device, f"eval_frames = {self.cfg.eval_frames}, or validate on fewer clips"):
             score = score_model(self.eval_model, self.data.val, self.cfg, self.device, tick=tick)
         entry = {"kind": "eval", "epoch": epoch, "step": self.step, "split": "val", "psnr": score.mean,
                  "ssim": float(score.ssim.mean()), "seconds": round(self.seconds, 2),
+                 "eval_seconds": round(time.monotonic() - begun, 2),
                  **{name: float(b["psnr"].mean()) for name, b in score.baselines.items()}}  # fmt: skip
         self.log.append(entry)
         self.trackers.log(entry)

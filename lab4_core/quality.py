@@ -17,7 +17,10 @@ from lab4_core.presets import load_config
 
 PRESETS = ("lab", "compact", "best")
 MEASURED = BENCHMARKS / "quality.json"  # the last measurement, which the report shows
-LOOKS = 40  # evaluations of a run, evenly over its time; what they cost is in the time
+TARGET = 30.0  # dB
+TIMES = 30  # as long as `best` needs to the target is what `lab` is given, its evaluations among it
+LOOKS = {"lab": 10}  # evaluations of a run, evenly over its time: one costs `lab` as much as a dozen steps
+MANY_LOOKS = 40
 
 
 def time_to_quality(
@@ -30,28 +33,44 @@ def time_to_quality(
 ) -> dict[str, Any]:
     """Train each preset for so many minutes of wall time, one after the other, and score its rollouts on the way.
 
+    `lab` comes last, and where `best` has reached 30 dB it is trained for at least 30 times as long as that took.
     Everything else is as the preset has it; its schedules are stretched over the minutes. Returns, and with `json_path`
-    writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named. A run that is
-    there already, or was stopped on the way, is taken up. Raises `Lab4Error` for minutes that are none.
+    writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the minutes of
+    the curves are those of training, without the evaluations before. A run that is there already, or was stopped on the
+    way, is taken up. Raises `Lab4Error` for minutes that are none.
     """
     if not minutes > 0:
         raise Lab4Error(f"quality = {minutes}: expected more than 0 minutes for each preset")
-    found: dict[str, Any] = {"minutes": minutes, "curves": {}}
-    for preset in presets:
-        length = {"name": f"quality-{preset}", "minutes": float(minutes), "epochs": LOOKS, "eval_every": 1}
-        cfg = load_config("full", preset, data, {**length, **(overrides or {})})
+    curves: dict[str, list[list[float]]] = {}
+    found: dict[str, Any] = {"curves": {}, "steps": {}}
+    for preset in reversed(presets):
+        length = float(minutes)
+        if preset == "lab":
+            length = max(length, TIMES * (minutes_to(curves.get("best", []), TARGET) or 0.0))
+        looks = {"epochs": LOOKS.get(preset, MANY_LOOKS), "eval_every": 1}
+        cfg = load_config("full", preset, data, {"name": f"quality-{preset}", "minutes": length, **looks,
+                                                 **(overrides or {})})  # fmt: skip
         run = train(cfg, out=out)
         if not run.finished:
             raise Lab4Error(f"{run.dir}: stopped; the same command goes on from there")
-        evaluations = run.metrics("eval")
-        found["curves"][preset] = [[e["seconds"] / 60, e["psnr"]] for e in evaluations]
-        found["repeat_first"] = evaluations[-1]["repeat_first"]
+        curves[preset] = curve_of(run.metrics("eval"))
+        found["steps"][preset] = run.result["steps"]
+        found["repeat_first"] = run.metrics("eval")[-1]["repeat_first"]
         found |= {k: run.result[k] for k in ("device", "data")}
-        found.setdefault("steps", {})[preset] = run.result["steps"]
-    found |= {"torch": torch.__version__, "cores": os.cpu_count()}
+    found |= {"curves": {preset: curves[preset] for preset in presets}, "torch": torch.__version__,
+              "cores": os.cpu_count()}  # fmt: skip
     if json_path:
         write_text(Path(json_path), json.dumps(found, indent=1) + "\n")
     return found
+
+
+def curve_of(evaluations: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """[[minutes of training, dB], …] of a run's evaluations: its seconds without those of the evaluations before."""
+    curve, evaluating = [], 0.0
+    for e in evaluations:
+        curve.append([(e["seconds"] - evaluating) / 60, e["psnr"]])
+        evaluating += e["eval_seconds"]
+    return curve
 
 
 def minutes_to(curve: Sequence[Sequence[float]], psnr: float) -> float | None:

@@ -54,7 +54,7 @@ def flat(tree):
 
 def kept(run: Run) -> dict:
     """All that a run leaves, without what a clock said."""
-    clocks = ("seconds", "log_size")
+    clocks = ("seconds", "eval_seconds", "log_size")
     lines = [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
     states = {name: checkpoint.load(run.dir / name) for name in ("last.pt", "best.pt")}
     with np.load(run.dir / "scores.npz") as f:
