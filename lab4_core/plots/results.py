@@ -58,8 +58,11 @@ def markdown(words: str) -> str:
 
 
 def cell(value: Any, number: str) -> str:
-    style = "text-align:left;overflow-wrap:break-word" if isinstance(value, str) else "text-align:right"
-    return f'<td style="{style}">{html.escape(text(value, number))}</td>'
+    words = html.escape(text(value, number))
+    if not isinstance(value, str):
+        return f'<td style="text-align:right">{words}</td>'
+    words = words.replace("/", "/<wbr>").replace("_", "_<wbr>")  # a path may go on in the next line, a word may not
+    return f'<td style="text-align:left;overflow-wrap:break-word">{words}</td>'
 
 
 def annealing_words(config: Any) -> str:
