@@ -177,3 +177,19 @@ def test_a_step_of_the_learner_is_a_step_of_the_plain_loop():
         assert float(terms["loss"]) == pytest.approx(loss, rel=1e-5)
     for a, b in zip(ours.model.parameters(), plain.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_tensors_of_the_reference_may_share_their_graph(monkeypatch):
+    """Each gets its gradient from every piece; then all of them go through what they share, once."""
+    model = build(COMPACT)
+    encode = type(model).encode_reference
+
+    def shared(self, frame, cond):
+        seen, colours = encode(self, frame, cond)
+        return seen, colours + 0.1 * seen.mean()
+
+    monkeypatch.setattr(type(model), "encode_reference", shared)
+    data = clip(model)
+    one, pieces = (gradients(model, data, WEIGHTS["free"], path) for path in ("one graph", "pieces"))
+    assert one[1]["place"].abs().max() > 0
+    same(pieces, one)

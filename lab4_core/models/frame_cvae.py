@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lab4_core.losses import gaussian_kld, reparameterize
 from lab4_core.models.base import Unrolled, VideoPredictor
@@ -137,8 +138,7 @@ def _map(tree: Any, f) -> Any:
 
 def _backward(tree: Any, leaves: Any) -> None:
     """What has come to the leaves, which are the tensors of a tree cut from its graph, goes on through the graph."""
-    if isinstance(tree, tuple):
-        for v, leaf in zip(tree, leaves):
-            _backward(v, leaf)
-    elif tree is not None and leaves.grad is not None:
-        tree.backward(leaves.grad)
+    both = zip(tree_leaves(tree), tree_leaves(leaves))
+    came = [(v, leaf.grad) for v, leaf in both if leaf is not None and leaf.grad is not None]
+    if came:  # in one call: the tensors may share a part of their graph
+        torch.autograd.backward(*map(list, zip(*came)))
