@@ -437,13 +437,9 @@ class Bench:
 
     def main(self) -> None:
         if self.quality is not None:
-            from lab4_core.quality import minutes_to, time_to_quality
+            from lab4_core.quality import in_words, time_to_quality
 
-            found = time_to_quality(self.quality, self.data, self.out, json_path=self.json)
-            for preset, curve in found["curves"].items():
-                first = minutes_to(curve, 30.0)
-                at = f"30 dB after {first:.1f} min" if first else "30 dB never reached"
-                print(f"{preset:10s} {curve[-1][1]:.2f} dB after {curve[-1][0]:.1f} min, {at}")
+            print(*in_words(time_to_quality(self.quality, self.data, self.out, json_path=self.json)), sep="\n")
             return
         from lab4_core.bench import run_bench
 

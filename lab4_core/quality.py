@@ -76,3 +76,13 @@ def curve_of(evaluations: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 def minutes_to(curve: Sequence[Sequence[float]], psnr: float) -> float | None:
     """The minutes after which a curve [[minutes, dB], …] first is at `psnr`, or None where it never is."""
     return next((m for m, value in curve if value >= psnr), None)
+
+
+def in_words(found: Mapping[str, Any]) -> list[str]:
+    """A line for each preset of what `time_to_quality` returned: where its curve ends, when it was at 30 dB."""
+    lines = []
+    for preset, curve in found["curves"].items():
+        first = minutes_to(curve, TARGET)
+        at = f"{TARGET:g} dB after {first:.1f} min" if first else f"{TARGET:g} dB never reached"
+        lines.append(f"{preset:10s} {curve[-1][1]:.2f} dB after {curve[-1][0]:.1f} min, {at}")
+    return lines

@@ -7,7 +7,8 @@ import pytest
 
 from lab4_core import plots, quality
 from lab4_core.errors import Lab4Error
-from lab4_core.quality import curve_of, minutes_to, time_to_quality
+from lab4_core.quality import curve_of, in_words, minutes_to, time_to_quality
+from lab4_core.runlog import Run
 
 TINY = {"data": {"kind": "dancer", "clips": 1, "frames": 24, "test_clips": 1}, "eval_frames": 6, "batch_size": 2,
         "n_frames": 3, "epochs": 4, "device": "cpu"}  # fmt: skip
@@ -21,6 +22,8 @@ def test_every_preset_gets_its_minutes_and_a_curve(tmp_path):
     for curve in found["curves"].values():
         minutes = [m for m, _ in curve]
         assert 2 <= len(curve) <= 4 and minutes == sorted(minutes) and minutes[-1] > 0.01
+    for folder in ("quality-compact-*", "quality-best-*"):
+        assert Run(next(tmp_path.glob(folder))).result["seconds"] >= 0.03 * 60, "with its evaluations"
     assert found["repeat_first"] > 10 and found["device"]
     figure = plots.plot_quality(found)
     (ax,) = figure.axes
@@ -43,6 +46,7 @@ def test_lab_gets_thirty_times_what_best_needs_to_the_target(tmp_path, monkeypat
     found = time_to_quality(5)
     assert lengths == {"quality-best": 5, "quality-compact": 5, "quality-lab": pytest.approx(30 * 1.9)}
     assert list(found["curves"]) == ["lab", "compact", "best"]
+    assert in_words(found)[0] == "lab        30.00 dB after 1.9 min, 30 dB after 1.9 min"
 
 
 def test_evaluations_are_not_training():
