@@ -428,19 +428,28 @@ class Bench:
     quick: bool = False
     """fewer repeats"""
     quality: float | None = None
-    """instead: train best and compact for so many minutes, and lab for so many or 30 times as long as best needs to
-    30 dB, if that is longer, and score their rollouts on the way"""
+    """instead: train best, compact and lab for so many minutes each, and score their rollouts on the way"""
+    lab_times: float = 0.0
+    """with --quality: give lab so many times the minutes that best needed to 30 dB, where that is more"""
     data: Folder = None
     """with --quality: root of the dataset, as for train"""
     out: Folder = None
     """with --quality: folder for the runs, as for train"""
+    sets: Sets = ()
+    """with --quality: a field of every preset, such as hold_out=0"""
 
     def main(self) -> None:
         if self.quality is not None:
             from lab4_core.quality import in_words, time_to_quality
 
-            print(*in_words(time_to_quality(self.quality, self.data, self.out, json_path=self.json)), sep="\n")
+            found = time_to_quality(self.quality, self.data, self.out, json_path=self.json, lab_times=self.lab_times,
+                                    overrides=options.set_overrides(self.sets))  # fmt: skip
+            print(*in_words(found), sep="\n")
             return
+        unused = {"--lab-times": self.lab_times, "--data": self.data, "--out": self.out, "--set": self.sets}
+        if any(unused.values()):
+            given = ", ".join(name for name, value in unused.items() if value)
+            raise Lab4Error(f"bench {given}: expected --quality MINUTES beside it")
         from lab4_core.bench import run_bench
 
         run_bench(json_path=self.json, quick=self.quick)

@@ -16,9 +16,8 @@ from lab4_core.paths import BENCHMARKS, write_text
 from lab4_core.presets import load_config
 
 PRESETS = ("lab", "compact", "best")
-MEASURED = BENCHMARKS / "quality.json"  # the last measurement, which the report shows
+MEASURED = BENCHMARKS / "quality"  # the last measurements, a file for each set of clips, which the report shows
 TARGET = 30.0  # dB
-TIMES = 30  # as long as `best` needs to the target is what `lab` is given, its evaluations among it
 LOOKS = {"lab": 10}  # evaluations of a run, evenly over its time: one costs `lab` as much as a dozen steps
 MANY_LOOKS = 40
 
@@ -30,23 +29,27 @@ def time_to_quality(
     presets: Sequence[str] = PRESETS,
     json_path: str | os.PathLike | None = None,
     overrides: Mapping[str, Any] | None = None,
+    lab_times: float = 0.0,
 ) -> dict[str, Any]:
     """Train each preset for so many minutes of wall time, one after the other, and score its rollouts on the way.
 
-    `lab` comes last, and where `best` has reached 30 dB it is trained for at least 30 times as long as that took.
-    Everything else is as the preset has it; its schedules are stretched over the minutes. Returns, and with `json_path`
-    writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the minutes of
-    the curves are those of training, without the evaluations before. A run that is there already, or was stopped on the
-    way, is taken up. Raises `Lab4Error` for minutes that are none.
+    lab_times: `lab`, which comes last, is given this many times the minutes that `best` needed to 30 dB, where that is
+    more: so a short measurement shows who is how much sooner there. Everything else is as the preset has it; its
+    schedules are stretched over the minutes. Returns, and with `json_path` writes, {"curves": {preset: [[minutes, dB],
+    …]}, "repeat_first": dB, …} with machine and data named; the minutes of the curves are those of training, without
+    the evaluations before. A run that is there already, or was stopped on the way, is taken up. Raises `Lab4Error` for
+    minutes that are none and for times below 0.
     """
     if not minutes > 0:
         raise Lab4Error(f"quality = {minutes}: expected more than 0 minutes for each preset")
+    if not lab_times >= 0:
+        raise Lab4Error(f"lab_times = {lab_times}: expected 0 or more")
     curves: dict[str, list[list[float]]] = {}
     found: dict[str, Any] = {"curves": {}, "steps": {}}
     for preset in reversed(presets):
         length = float(minutes)
         if preset == "lab":
-            length = max(length, TIMES * (minutes_to(curves.get("best", []), TARGET) or 0.0))
+            length = max(length, lab_times * (minutes_to(curves.get("best", []), TARGET) or 0.0))
         looks = {"epochs": LOOKS.get(preset, MANY_LOOKS), "eval_every": 1}
         cfg = load_config("full", preset, data, {"name": f"quality-{preset}", "minutes": length, **looks,
                                                  **(overrides or {})})  # fmt: skip
@@ -56,7 +59,7 @@ def time_to_quality(
         curves[preset] = curve_of(run.metrics("eval"))
         found["steps"][preset] = run.result["steps"]
         found["repeat_first"] = run.metrics("eval")[-1]["repeat_first"]
-        found |= {k: run.result[k] for k in ("device", "data")}
+        found |= {k: run.result[k] for k in ("device", "data")} | {"split": run.result["protocol"]["split"]}
     found |= {"curves": {preset: curves[preset] for preset in presets}, "torch": torch.__version__,
               "cores": os.cpu_count()}  # fmt: skip
     if json_path:
@@ -78,6 +81,14 @@ def minutes_to(curve: Sequence[Sequence[float]], psnr: float) -> float | None:
     return next((m for m, value in curve if value >= psnr), None)
 
 
+def at_equal_minutes(found: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
+    """The longest time of training that every preset had, in minutes, and each one's dB at the last look until then,
+    the best first."""
+    minutes = min(curve[-1][0] for curve in found["curves"].values())
+    psnr = {k: [v for m, v in curve if m <= minutes][-1:] for k, curve in found["curves"].items()}
+    return minutes, dict(sorted(((k, v[0]) for k, v in psnr.items() if v), key=lambda kv: -kv[1]))
+
+
 def in_words(found: Mapping[str, Any]) -> list[str]:
     """A line for each preset of what `time_to_quality` returned: where its curve ends, when it was at 30 dB."""
     lines = []
@@ -85,4 +96,6 @@ def in_words(found: Mapping[str, Any]) -> list[str]:
         first = minutes_to(curve, TARGET)
         at = f"{TARGET:g} dB after {first:.1f} min" if first else f"{TARGET:g} dB never reached"
         lines.append(f"{preset:10s} {curve[-1][1]:.2f} dB after {curve[-1][0]:.1f} min, {at}")
+    minutes, ranked = at_equal_minutes(found)
+    lines.append(f"after {minutes:.1f} min each: " + " > ".join(f"{k} {v:.2f} dB" for k, v in ranked.items()))
     return lines

@@ -292,3 +292,5 @@ def test_report_and_bench_call_what_is_there(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench, "run_bench", lambda **k: calls.update(signature.bind(**k).arguments))
     assert lab4("bench --json b.json --quick", capsys)[0] == 0
     assert (calls["json_path"], calls["quick"]) == ("b.json", True)
+    code, _, err = lab4(f"bench --data {tmp_path} --set seed=1", capsys)
+    assert code == 2 and "bench --data, --set: expected --quality MINUTES beside it" in err

@@ -7,7 +7,7 @@ import pytest
 
 from lab4_core import plots, quality
 from lab4_core.errors import Lab4Error
-from lab4_core.quality import curve_of, in_words, minutes_to, time_to_quality
+from lab4_core.quality import at_equal_minutes, curve_of, in_words, minutes_to, time_to_quality
 from lab4_core.runlog import Run
 
 TINY = {"data": {"kind": "dancer", "clips": 1, "frames": 24, "test_clips": 1}, "eval_frames": 6, "batch_size": 2,
@@ -25,13 +25,14 @@ def test_every_preset_gets_its_minutes_and_a_curve(tmp_path):
     for folder in ("quality-compact-*", "quality-best-*"):
         assert Run(next(tmp_path.glob(folder))).result["seconds"] >= 0.03 * 60, "with its evaluations"
     assert found["repeat_first"] > 10 and found["device"]
-    figure = plots.plot_quality(found)
-    (ax,) = figure.axes
+    figure = plots.plot_quality(found, found)
+    ax, other = figure.axes
+    assert len(other.lines) == 3 and "dancer" in other.get_title()
     assert [line.get_label() for line in ax.lines] == ["compact", "best", "repeat the first frame"]
     assert list(ax.lines[0].get_ydata()) == [psnr for _, psnr in found["curves"]["compact"]]
 
 
-def test_lab_gets_thirty_times_what_best_needs_to_the_target(tmp_path, monkeypatch):
+def test_lab_may_get_a_multiple_of_what_best_needs_to_the_target(monkeypatch):
     lengths = {}
 
     def train(cfg, out):
@@ -39,14 +40,16 @@ def test_lab_gets_thirty_times_what_best_needs_to_the_target(tmp_path, monkeypat
         evaluations = [
             {"seconds": 60.0 * m, "eval_seconds": 6.0, "psnr": 28.0 + m, "repeat_first": 20.0} for m in (1, 2)
         ]
-        return SimpleNamespace(finished=True, metrics=lambda kind: evaluations,
-                               result={"steps": 1, "device": "d", "data": {}})  # fmt: skip
+        result = {"steps": 1, "device": "d", "data": {}, "protocol": {"split": "val"}}
+        return SimpleNamespace(finished=True, metrics=lambda kind: evaluations, result=result)
 
     monkeypatch.setattr(quality, "train", train)
-    found = time_to_quality(5)
+    found = time_to_quality(5, lab_times=30)
     assert lengths == {"quality-best": 5, "quality-compact": 5, "quality-lab": pytest.approx(30 * 1.9)}
     assert list(found["curves"]) == ["lab", "compact", "best"]
     assert in_words(found)[0] == "lab        30.00 dB after 1.9 min, 30 dB after 1.9 min"
+    time_to_quality(60, lab_times=30)
+    assert lengths["quality-lab"] == 60, "never less than the others"
 
 
 def test_evaluations_are_not_training():
@@ -62,6 +65,19 @@ def test_minutes_to():
     assert minutes_to(curve, 30.0) == 2.0 and minutes_to(curve, 31.5) == 4.0 and minutes_to(curve, 33.0) is None
 
 
+def test_presets_are_ranked_after_equal_minutes():
+    curves = {
+        "lab": [[1, 20.0], [4, 21.0], [30, 25.0]],
+        "compact": [[2, 27.0], [5, 30.0]],
+        "best": [[3, 29.0], [6, 33.0]],
+    }
+    minutes, ranked = at_equal_minutes({"curves": curves})
+    assert minutes == 5 and list(ranked.items()) == [("compact", 30.0), ("best", 29.0), ("lab", 21.0)]
+    assert in_words({"curves": curves})[-1] == "after 5.0 min each: compact 30.00 dB > best 29.00 dB > lab 21.00 dB"
+
+
 def test_no_minutes():
     with pytest.raises(Lab4Error, match="quality = 0: expected more than 0 minutes"):
         time_to_quality(0)
+    with pytest.raises(Lab4Error, match="lab_times = -1: expected 0 or more"):
+        time_to_quality(1, lab_times=-1)

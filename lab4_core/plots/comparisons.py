@@ -76,16 +76,19 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str 
 
 
 @styled
-def plot_quality(found: Mapping[str, Any]) -> Figure:
-    """PSNR against minutes of training, a curve a preset, of what `quality.time_to_quality` measured."""
+def plot_quality(*found: Mapping[str, Any]) -> Figure:
+    """PSNR against minutes of training, a curve a preset, of what `quality.time_to_quality` measured: a panel for each
+    set of clips."""
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    ax = figure.subplots()
-    for i, (preset, curve) in enumerate(found["curves"].items()):
-        minutes, psnr = np.array(curve).T
-        ax.plot(minutes, psnr, color=COLOURS[i], marker="o", markersize=3, label=preset)
-    ax.axhline(found["repeat_first"], color=GREY, linestyle="--", label="repeat the first frame")
-    ax.set(xscale="log", xlabel="minutes of training", ylabel="PSNR of the rollout on val (dB)",
-           title=f"Time to quality: {found['data']['name']}, {found['device']}")  # fmt: skip
-    ax.xaxis.set_major_formatter("{x:g}")
-    figure.legend(loc="outside lower center", ncols=5)
+    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for ax, measured in zip(panels, found):
+        for i, (preset, curve) in enumerate(measured["curves"].items()):
+            minutes, psnr = np.array(curve).T
+            ax.plot(minutes, psnr, color=COLOURS[i], marker="o", markersize=3, label=preset)
+        ax.axhline(measured["repeat_first"], color=GREY, linestyle="--", label="repeat the first frame")
+        ax.set(xscale="log", xlabel="minutes of training",
+               title=f"{measured['data']['name']}, {measured['split']}\n{measured['device']}")  # fmt: skip
+        ax.xaxis.set_major_formatter("{x:g}")
+    panels[0].set_ylabel("PSNR of the rollout (dB)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
