@@ -1,7 +1,7 @@
 """The plain loop, as the lab's template writes it: one frame at a time, NCHW, fp32, no tricks.
 
 It is the oracle of the tests and the other side of every ratio in the benchmarks, so it stays slow and obvious.
-It works on the weights of any `LabCVAE`, but runs none of its code paths for whole clips.
+It works on the weights of any `LabCVAE`, but runs none of its code: neither the paths for whole clips nor the blocks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,28 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def plain(module: nn.Module, x: Tensor) -> Tensor:
+    """A block of the model written down as it is drawn, every operation by itself."""
+    match type(module).__name__:
+        case "Sequential":
+            for part in module:
+                x = plain(part, x)
+            return x
+        case "ResidualBlock":
+            h = F.leaky_relu(module.conv2(F.leaky_relu(module.conv1(x), 0.01)), 0.01)
+            return h + module.skip(x)
+        case "DepthConvBlock":
+            return plain(module.block, x)
+        case "DepthConv":
+            h = F.leaky_relu(module.conv1[0](x), 0.01)
+            return module.conv2(module.depth_conv(h)) + module.adaptor(x)
+        case "ConvFFN":
+            a, b = module.conv(x).chunk(2, 1)
+            return module.conv_out(a * F.leaky_relu(b, 0.1)) + x
+        case _:
+            return module(x)  # of torch's own
 
 
 def batch_norm(norm: nn.BatchNorm2d, h: Tensor) -> Tensor:
@@ -19,7 +41,7 @@ def batch_norm(norm: nn.BatchNorm2d, h: Tensor) -> Tensor:
 
 def encode_label(model: nn.Module, label: Tensor) -> Tensor:
     pad, conv, norm, act, block = model.label_transformation
-    return block(act(batch_norm(norm, conv(pad(label)))))
+    return plain(block, act(batch_norm(norm, conv(pad(label)))))
 
 
 def train_loss(model: nn.Module, frames: Tensor, labels: Tensor, eps: Tensor, beta: float, teacher_forcing: bool,
@@ -29,11 +51,11 @@ def train_loss(model: nn.Module, frames: Tensor, labels: Tensor, eps: Tensor, be
     x_prev = frames[:, 0]
     for t in range(1, frames.shape[1]):
         label = encode_label(model, labels[:, t])
-        target = model.frame_transformation(frames[:, t])
-        mu, logvar = model.Gaussian_Predictor(torch.cat([target, label], 1)).chunk(2, 1)
+        target = plain(model.frame_transformation, frames[:, t])
+        mu, logvar = plain(model.Gaussian_Predictor, torch.cat([target, label], 1)).chunk(2, 1)
         z = mu + torch.exp(0.5 * logvar) * eps[:, t - 1]
-        previous = model.frame_transformation(x_prev)
-        x = model.Generator(model.Decoder_Fusion(torch.cat([previous, label, z], 1)))
+        previous = plain(model.frame_transformation, x_prev)
+        x = plain(model.Generator, plain(model.Decoder_Fusion, torch.cat([previous, label, z], 1)))
         mse = mse + F.mse_loss(x, frames[:, t])
         kld = kld - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp()) / batch
         x_prev = frames[:, t] if teacher_forcing else (x.detach() if detach else x)
@@ -58,6 +80,7 @@ def rollout(model: nn.Module, first: Tensor, labels: Tensor, generator: torch.Ge
     for t in range(1, labels.shape[1]):
         label = encode_label(model, labels[:, t])
         z = torch.randn(1, *model.latent_shape, generator=generator, device=first.device)
-        x = model.Generator(model.Decoder_Fusion(torch.cat([model.frame_transformation(x), label, z], 1)))
+        previous = plain(model.frame_transformation, x)
+        x = plain(model.Generator, plain(model.Decoder_Fusion, torch.cat([previous, label, z], 1)))
         frames.append(x)
     return torch.stack(frames, 1)

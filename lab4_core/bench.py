@@ -7,13 +7,11 @@ held by tests/test_paths.py.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,39 +20,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab4_core import accel
-from lab4_core.batches import Batch, make_batch
+from lab4_core.batches import make_batch
+from lab4_core.bench_sides import (
+    Apart,
+    config,
+    noise_clips,
+    one_by_one,
+    our_step,
+    seconds_of,
+    shapes,
+    their_step,
+)
 from lab4_core.clock import Clock
-from lab4_core.config import Config
 from lab4_core.data import Clips, load_data
-from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
-from lab4_core.paths import BENCHMARKS, write_text
+from lab4_core.paths import write_text
 from lab4_core.presets import load_config
-from lab4_core.training import Learner, build_model
+from lab4_core.training import build_model
 
 Row = dict[str, Any]
-SHAPE = (3, 32, 64)
-NARROW = {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}  # a check that it runs, not a measurement
-
-
-def reference() -> Any:
-    """The module benchmarks/reference.py, which belongs to the checkout and not to the package."""
-    path = BENCHMARKS / "reference.py"
-    if not path.is_file():
-        raise Lab4Error(f"no {path}: expected the checkout of lab4, whose plain loop is the other side of the ratio")
-    spec = importlib.util.spec_from_file_location("reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def seconds_of(f: Callable[[], Any]) -> float:
-    """Wall time of a call, the work it left a GPU with included."""
-    begin = time.perf_counter()
-    f()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> Row:
@@ -71,33 +55,13 @@ def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repe
     }
 
 
-def config(precision: str, device: torch.device, quick: bool) -> Config:
-    narrow = {"model": NARROW} if quick else {}
-    return load_config("full", "lab", overrides={"precision": precision, "device": str(device), **narrow})
-
-
-def steps(cfg: Config, forced: bool, frames: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """An optimizer step of this library and one of the plain loop, on one batch of 2 clips."""
-    plain, device = reference(), accel.pick_device(cfg.device)
-    torch.manual_seed(0)
-    x, c = (torch.rand(2, frames, *SHAPE, device=device) for _ in range(2))
-    weight = torch.full((2, frames - 1), float(forced), device=device)
-    weight[:, 0] = 1
-    batch = Batch(x, c, weight, forced, float(forced), None, None)
-    learner = Learner(cfg, build_model(cfg, shapes(), device), device)
-    other = build_model(cfg, shapes(), device).to(memory_format=torch.contiguous_format)
-    optimizer = torch.optim.Adam(other.parameters(), lr=1e-3)
-    eps = torch.randn(2, frames - 1, *learner.model.latent_shape, device=device)
-    return (lambda: learner.step(batch, 0, 0.5, 1e-3),
-            lambda: plain.train_step(other, optimizer, x, c, eps, 0.5, forced))  # fmt: skip
-
-
 def training_step(forced: bool, precision: str, on: torch.device, frames: int, repeats: int, quick: bool) -> Row:
     """The lab preset's optimizer step, and its GFLOP/s: the floating-point operations of the plain loop a second."""
-    ours, theirs = steps(config(precision, on, quick), forced, frames)
-    how = "teacher-forced" if forced else "free-running"
-    row = by_turns(f"training step, {how}, 2 x {frames} frames, {precision}", ours, theirs, repeats)
-    _, two_frames = steps(config("fp32", on, quick), forced, 2)
+    cfg, how = config(precision, on, quick), "teacher-forced" if forced else "free-running"
+    with Apart(their_step, cfg, forced, frames) as theirs:
+        ours = our_step(cfg, forced, frames)
+        row = by_turns(f"training step, {how}, 2 x {frames} frames, {precision}", ours, theirs, repeats)
+    two_frames = their_step(cfg, forced, 2)
     with FlopCounterMode(display=False) as counter:
         two_frames()
     flops = counter.get_total_flops() * (frames - 1) / 1e9
@@ -129,7 +93,7 @@ def _peak(side: int, on: torch.device, frames: int, quick: bool) -> tuple[float,
 def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
     """In a process of its own: the most memory that it came to with three steps of a side (0 ours, 1 the plain loop),
     and by how much they raised it, both in MB."""
-    step = steps(config("fp32", accel.pick_device(device), quick), False, frames)[side]
+    step = (our_step, their_step)[side](config("fp32", accel.pick_device(device), quick), False, frames)
     before = _most_memory(device)
     for _ in range(3):
         step()
@@ -152,19 +116,11 @@ def _most_memory(device: str) -> float:
 def rollouts(on: torch.device, frames: int, clips: int, quick: bool) -> list[Row]:
     """Test clips predicted in one batch, a row for each arithmetic, against one after the other: once each, for it is
     long, after a warm-up of a few frames."""
-    plain, cfg = reference(), config("fp32", on, quick)
-    model = build_model(cfg, shapes(), on).eval()
-    other = build_model(cfg, shapes(), on).to(memory_format=torch.contiguous_format)
-    torch.manual_seed(0)
-    past, cond = torch.rand(clips, 1, *SHAPE, device=on), torch.rand(clips, frames, *SHAPE, device=on)
-    generator = torch.Generator(on).manual_seed(0)
-
-    def one_by_one(frames: int = frames) -> None:
-        for i in range(clips):
-            plain.rollout(other, past[i : i + 1, 0], cond[i : i + 1, :frames], generator)
-
-    one_by_one(4)
-    theirs, rows = seconds_of(one_by_one), []
+    cfg = config("fp32", on, quick)
+    model, (past, cond) = build_model(cfg, shapes(), on).eval(), noise_clips(on, clips, frames)
+    with Apart(one_by_one, cfg, clips, frames) as plain:
+        plain()  # a warm-up
+        theirs, rows = seconds_of(plain), []
     for precision in ("fp32", "auto"):
         dtype = accel.pick_precision(precision, on)
         rollout(model, past, cond[:, :4], dtype=dtype)
@@ -263,12 +219,3 @@ def cells(row: Row) -> list[str]:
 
 def line(row: Row) -> str:
     return "{:60s} {:>10s} {:>10s} {:>7s}  {:12s} {:>7s}".format(*cells(row))
-
-
-def shapes() -> Any:
-    """Stands in for clips where only their shapes are asked for."""
-    return _Shapes()
-
-
-class _Shapes:
-    frames = cond = torch.empty(1, *SHAPE)

@@ -1,9 +1,15 @@
 """The benchmark runs, compares like with like, and writes what it says. What it measures is not for a test."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
-from lab4_core import bench
+import pytest
+import torch
+
+from lab4_core import bench, bench_sides
+from lab4_core.errors import Lab4Error
 from lab4_core.paths import BENCHMARKS
 
 sys.path.insert(0, str(BENCHMARKS))
@@ -52,3 +58,37 @@ def test_times_are_taken_by_turns():
     row = bench.by_turns("x", lambda: order.append("ours"), lambda: order.append("theirs"), repeats=2)
     assert order == ["ours", "theirs"] * 3, "one warm-up each, then by turns"
     assert row["repeats"] == 2
+
+
+def their_process(answers):
+    """Made in the other process: says which one it is, then dies."""
+    left = iter(range(answers))
+
+    def call():
+        if next(left, None) is None:
+            os._exit(3)
+        path = Path(os.environ["LAB4_CACHE"]) / "who"
+        path.write_text(str(os.getpid()))
+
+    return call
+
+
+def test_the_plain_loop_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB4_CACHE", str(tmp_path))
+    with bench_sides.Apart(their_process, 2) as theirs:
+        theirs()
+        theirs()
+        assert int((tmp_path / "who").read_text()) == theirs.process.pid != os.getpid()
+        with pytest.raises(Lab4Error, match="the process of the plain loop has ended"):
+            theirs()
+    assert theirs.process.exitcode == 3
+
+
+def test_both_sides_are_given_the_same():
+    cfg = bench_sides.config("fp32", torch.device("cpu"), quick=True)
+    for a, b in zip(bench_sides.inputs(cfg, 4), bench_sides.inputs(cfg, 4)):
+        assert torch.equal(a, b)
+    assert bench_sides.inputs(cfg, 4)[2].shape == (2, 3, 4, 32, 64)
+    ours, theirs = bench_sides.build_model(cfg, bench_sides.shapes(), "cpu"), bench_sides.plain_model(cfg)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)

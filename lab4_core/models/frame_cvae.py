@@ -77,18 +77,24 @@ class FrameCVAE(VideoPredictor):
             c, c_prev = _map(c_all, lambda v: v[b:]), _map(c_all, lambda v: v[:-b])
         else:
             c = self.encode_cond(clip.cond[1:].flatten(0, 1), groups=steps)
+        x_in, seen = None, None
         if clip.feed is None and any(clip.known):  # one call for both: a known input is the target of the step before
             seen = self.encode_frame(clip.x.flatten(0, 1))
             h, seen = seen[b:], seen[:-b]
+        elif steps == 1:  # the input is there: one call for it and the target, whose images are few enough
+            x_in = clip.inputs(slice(0, 1), *clip.before)
+            h, seen = self.encode_frame(torch.cat([clip.x[1], x_in])).chunk(2)
         else:
-            h, seen = self.encode_frame(clip.x[1:].flatten(0, 1)), None
+            h = self.encode_frame(clip.x[1:].flatten(0, 1))
         mu, logvar = self.posterior(h, c)
         logvar = logvar.clamp(-self.logvar_clamp, self.logvar_clamp)
         z = reparameterize(mu, logvar, clip.eps.flatten(0, 1))
         wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
         kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
 
-        if ahead and clip.detach and not all(clip.known):
+        if x_in is not None:
+            x_pred = self._decode_piece(slice(0, 1), x_in, (c, c_prev, z, seen), ref, b)
+        elif ahead and clip.detach and not all(clip.known):
             with torch.no_grad():
                 x_in, _ = self._decode_in_pieces(clip, (c, c_prev, z, seen), ref)
             torch.clear_autocast_cache()  # what was cast without a graph must not be used in one
