@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lab4_core.plots.style import COLOURS, GREY, message, styled
 
@@ -79,8 +80,8 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str 
 def plot_quality(*found: Mapping[str, Any]) -> Figure:
     """PSNR against minutes of training, a curve a preset, of what `quality.time_to_quality` measured: a panel for each
     set of clips."""
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
     for ax, measured in zip(panels, found):
         for i, (preset, curve) in enumerate(measured["curves"].items()):
             minutes, psnr = np.array(curve).T
@@ -88,7 +89,7 @@ def plot_quality(*found: Mapping[str, Any]) -> Figure:
         ax.axhline(measured["repeat_first"], color=GREY, linestyle="--", label="repeat the first frame")
         ax.set(xscale="log", xlabel="minutes of training",
                title=f"{measured['data']['name']}, {measured['split']}\n{measured['device']}")  # fmt: skip
-        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     panels[0].set_ylabel("PSNR of the rollout (dB)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
