@@ -1,8 +1,8 @@
 """Speed as a ratio: this library against the plain loop of `benchmarks/reference.py`, measured by turns in one run.
 
 A time alone says more about the machine than about the code. Each row is the median of the ratios of neighbouring
-measurements, with their spread, on the same weights, inputs and noise; whether it is the same mathematics is
-held by tests/test_paths.py.
+measurements, with their spread, on the same weights and inputs; whether it is the same mathematics is held by
+tests/test_paths.py, on the same noise too.
 """
 
 from __future__ import annotations

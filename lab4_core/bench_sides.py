@@ -1,5 +1,6 @@
-"""The two sides of a benchmark, on the same weights, inputs and noise: this library, and the plain loop of
-`benchmarks/reference.py` in a process of its own, since what this library tells the allocator would serve it too.
+"""The two sides of a benchmark, on the same weights and inputs: this library, which draws its noise itself, and the
+plain loop of `benchmarks/reference.py` in a process of its own, since what the library tells the allocator would serve
+it too.
 """
 
 from __future__ import annotations
