@@ -90,11 +90,11 @@ def make_batch(
     return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
 
 
-def check_sizes(cfg: Config, data: VideoData) -> None:
+def check_sizes(cfg: Config, data: VideoData, cond_offsets: Sequence[int] = (0,)) -> None:
     """Raises `Lab4Error` for what would end a training late or without a word: validation clips with nothing to
     predict, and a batch that this machine's memory cannot hold (the system would kill a notebook's kernel)."""
     check_lengths(data.val, cfg, "val")
-    values = data.train.frames[0].numel() + data.train.cond[0].numel()
+    values = data.train.frames[0].numel() + data.train.cond[0].numel() * len(cond_offsets)
     need, have = 4 * values * cfg.batch_size * cfg.n_frames, paths.free_memory()
     if need > have:
         raise Lab4Error(

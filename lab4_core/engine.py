@@ -83,11 +83,11 @@ class _Training:
         self.cfg, self.data, self.run = cfg, data, run
         self.fingerprint = cfg.fingerprint(data.digest)
         self.device = accel.pick_device(cfg.device)
-        check_sizes(cfg, data)
         clips, device = data.train, self.device  # the dataset is resident on the device during training
         self.train_clips = type(clips)(clips.frames.to(device), clips.cond.to(device), clips.starts)
         self.clock = Clock(cfg, data.train.spans)
         self.learner = Learner(cfg, build_model(cfg, self.train_clips, self.device), self.device)
+        check_sizes(cfg, data, self.learner.model.cond_offsets)
         self.eval_model = build_model(cfg, self.train_clips, self.device)
         self.trackers = Trackers(loggers, run)
         self.step, self.seconds, self.skipped = 0, 0.0, 0

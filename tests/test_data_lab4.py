@@ -224,6 +224,13 @@ def test_a_training_clip_can_be_held_out(root):
         load_data(Config.from_dict({"data": data, "hold_out": 2}))
 
 
+def test_data_says_its_sizes_and_not_its_pixels(written):
+    data = written[1]
+    assert repr(data.train) == "Clips(clips=2, frames=(24, 3, 32, 64), cond=(24, 3, 32, 64))"
+    assert repr(data.test[0]) == "TestClip('0', first=(1, 3, 32, 64), cond=(12, 3, 32, 64))"
+    assert "tensor" not in repr(data)
+
+
 def test_digest_is_of_the_content():
     a = {"train/frames": np.zeros((2, 3, 4, 4), np.uint8), "train/starts": np.array([0])}
     assert cache.digest(a) == cache.digest({**a, "truth/0": np.ones(3)})

@@ -31,6 +31,9 @@ class Clips:
         starts = itertools.accumulate((len(x) for x, _ in clips[:-1]), initial=0)
         return Clips(frames, cond, tuple(starts))
 
+    def __repr__(self) -> str:  # in a notebook the tensors themselves would fill pages
+        return f"Clips(clips={len(self.starts)}, frames={tuple(self.frames.shape)}, cond={tuple(self.cond.shape)})"
+
     @property
     def spans(self) -> list[tuple[int, int]]:
         """(begin, end) of every clip, end excluded."""
@@ -53,6 +56,10 @@ class TestClip:
     first: torch.Tensor
     cond: torch.Tensor
     truth: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        shapes = {k: v.shape for k in ("first", "cond", "truth") if (v := getattr(self, k)) is not None}
+        return f"TestClip({self.name!r}, {', '.join(f'{k}={tuple(v)}' for k, v in shapes.items())})"
 
 
 @dataclass(frozen=True)
