@@ -72,13 +72,14 @@ def make_batch(
         (frames, cond),
         *(other_frame(clips, starts, rng, cond_offsets) for _ in range(needs_reference + len(jumping))),
     ]
+    draws = generator(frames.device, AUGMENT, cfg.seed, step)  # one for all: strategies draw apart from one another
     for strategy in (s for s in cfg.strategies if s.augments):
-        draws = generator(frames.device, AUGMENT, cfg.seed, step)
         parts = augmented(strategy, parts, clips, at.step / at.steps, draws)
     (frames, cond), *parts = parts
     reference = tuple(x[:, 0] for x in parts.pop(0)) if needs_reference else None
+    draws = generator(frames.device, JUMP, cfg.seed, step)
     for strategy, other in zip(jumping, parts):
-        jump, near = strategy.jump(len(starts), generator(frames.device, JUMP, cfg.seed, step))
+        jump, near = strategy.jump(len(starts), draws)
         first = frames[:, 0], cond[:, 0]
         if reference is not None:
             reference = _choose(near, first, reference)

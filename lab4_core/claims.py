@@ -147,7 +147,8 @@ def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
             pairs = [(psnr(context, claim.base, seed), psnr(context, level, seed)) for seed in claim.seeds]
             effects = [b - a for a, b in pairs if a is not None and b is not None]
             row = {
-                "claim": claim.claim, "source": claim.source, "compared": f"{level} against {claim.base}",
+                "claim": claim.claim, "name": claim.name, "source": claim.source,
+                "compared": f"{level} against {claim.base}",
                 "where": ", ".join(f"{k} = {cell_text(v)}" for k, v in shown.items()), "pairs": len(effects),
                 "effect": float(np.mean(effects)) if effects else None, "low": None, "high": None,
                 "verdict": "not measured",

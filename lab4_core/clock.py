@@ -68,12 +68,20 @@ class Clock:
         return Position(epoch, self.cfg.epochs, step, self.total, self._windows(epoch), epoch, index)
 
     def _stretched(self, step: int, seconds: float) -> Position:
-        fraction = self.fraction(step, seconds)
-        epoch = int(fraction * self.cfg.epochs)
+        if self.cfg.minutes:
+            at, steps = int(self.fraction(step, seconds) * MINUTES_RESOLUTION), MINUTES_RESOLUTION
+        else:
+            at, steps = step, self.total
+        epoch = at * self.cfg.epochs // steps
         windows = self._windows(epoch)
         pass_index, index = divmod(step, windows.batches_per_pass)
+        return Position(epoch, self.cfg.epochs, at, steps, windows, pass_index, index)
+
+    def peak(self, schedule) -> float:
+        """The largest value of a schedule over the run."""
         steps = MINUTES_RESOLUTION if self.cfg.minutes else self.total
-        return Position(epoch, self.cfg.epochs, int(fraction * steps), steps, windows, pass_index, index)
+        n = self.cfg.epochs if schedule.unit == "epoch" else steps
+        return max(schedule(i, n) for i in range(n))
 
     def _windows(self, epoch: int) -> Windows:
         return self.fast if epoch < self.cfg.fast_epochs else self.full

@@ -17,7 +17,7 @@ from lab4_core import accel, checkpoint, distributed, runlog
 from lab4_core.batches import check_sizes, make_batch
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
-from lab4_core.data import VideoData, load_data
+from lab4_core.data import VideoData, left_out, load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
 from lab4_core.finite import FiniteWatch
@@ -52,7 +52,7 @@ def train(
     """
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
-    data = data or load_data(cfg)
+    data = left_out(data, cfg) if data else load_data(cfg)
     folder = runlog.folder_of(cfg, data.digest, out)
     with distributed.processes(cfg.batch_size), distributed.own_folder(folder) as mine:
         run = _load_or_train(runlog.create(mine, cfg), cfg, data, resume, loggers if distributed.leads() else ())
@@ -283,7 +283,7 @@ class _Training:
     def result(self, status: str, reason: str | None = None) -> dict[str, Any]:
         model, cfg = self.learner.model, self.cfg
         pixels = self.data.train.frames[0].numel()
-        peak = cfg.beta * max(cfg.annealing(s, 1000) for s in range(1000))
+        peak = cfg.beta * self.clock.peak(cfg.annealing)
         return {
             "status": status,
             "reason": reason,

@@ -13,7 +13,7 @@ from lab4_core.config import Config
 from lab4_core.data import Clips, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
-from lab4_core.metrics import baseline_frames, brightness_per_frame, frame_scores
+from lab4_core.metrics import SSIM_WINDOW, baseline_frames, brightness_per_frame, frame_scores
 from lab4_core.models.base import VideoPredictor
 from lab4_core.scores import Score
 from lab4_core.strategies import correction
@@ -34,10 +34,14 @@ def clip_batch(
 
 
 def check_lengths(clips: Clips, cfg: Config, split: str) -> None:
-    """Raises `Lab4Error` when a clip has nothing after the given frames: better before the training than after it."""
+    """Raises `Lab4Error` when a clip has nothing after the given frames, or pictures too small to be scored: better
+    before the training than after it."""
     shortest = min(b - a for a, b in clips.spans)
     if shortest <= cfg.n_past:
         raise Lab4Error(f"{split}: clips of {shortest} frames; expected more than n_past = {cfg.n_past}")
+    if min(clips.frames.shape[2:]) < SSIM_WINDOW:
+        raise Lab4Error(f"{split}: frames of {' x '.join(map(str, clips.frames.shape[2:]))} pixels; expected "
+                        f"{SSIM_WINDOW} or more either way, the window of SSIM")  # fmt: skip
 
 
 def score_model(
@@ -88,7 +92,7 @@ def score_model(
         still.append({name: scores(seen(name, guess), future) for name, guess in guesses.items()})
         seen("truth", future)
     protocol = {
-        "split": f"training clip {cfg.hold_out}, left out" if split == "val" and cfg.hold_out is not None else split,
+        "split": clips.called or split,
         "clips": n,
         "n_past": n_past,
         "scored_frames": f"{n_past}..{truth.shape[1] - 1}",

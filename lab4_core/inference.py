@@ -13,7 +13,7 @@ import torch
 
 from lab4_core import accel, checkpoint, registry, runlog
 from lab4_core.config import Config
-from lab4_core.data import Clips, TestClip, VideoData, load_data, to_float
+from lab4_core.data import Clips, TestClip, VideoData, left_out, load_data, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
 from lab4_core.free_running import rollout as roll_out
@@ -76,6 +76,8 @@ def evaluate(
     if split not in ("val", "train", "test"):
         raise Lab4Error(f"split = {split!r}: expected 'val', 'train' or 'test'")
     data = data or load_data(run.config)
+    if data.digest == (run.result.get("data") or {}).get("digest"):  # the run's own data: what it left out stays out
+        data = left_out(data, run.config)
     clips = _known(data) if split == "test" else data.val if split == "val" else data.train
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
     device = accel.pick_device(device)
@@ -228,7 +230,7 @@ def import_checkpoint(
     """
     cfg = Config.from_dict({"name": "imported", **(overrides or {})})
     weights = checkpoint.bare_weights(path)
-    shape = (3, 32, 64)
+    shape = (3, getattr(cfg.data, "height", 32), getattr(cfg.data, "width", 64))
     model = cfg.model.build(shape, shape)
     checkpoint.load_weights(model, weights, f"checkpoint {path}")
     return run_of(model, cfg, [shape, shape], out, {"status": "imported", "reason": f"from {Path(path).name}"})

@@ -38,9 +38,25 @@ def gaussian_kld(mu: Tensor, logvar: Tensor, mu_p: Tensor | None = None, logvar_
     return 0.5 * (logvar_p - logvar + (logvar.exp() + (mu - mu_p).square()) / logvar_p.exp() - 1)
 
 
+class Loss:
+    """Base of the registered losses."""
+
+    sums_over_steps = False  # True: the loss of some steps alone is their share of the loss of the clip
+
+    def __call__(self, x_pred: Tensor, x: Tensor, kld: Tensor, n_latent: int, beta: Tensor) -> dict[str, Tensor]:
+        """x_pred, x: (B, S, C, H, W) of S predicted frames.  kld: (B, S), summed over the n_latent numbers.
+
+        Returns the scalars loss (what is differentiated), mse and kld (sums over S, for the log)."""
+        raise NotImplementedError
+
+    def effective_beta(self, beta: float, pixels: int, n_latent: int) -> float | None:
+        """The KL's weight against the squared error summed over pixels; None where the loss knows no such weight."""
+        return None
+
+
 @register("loss", "elbo")
 @dataclass(frozen=True, kw_only=True)
-class Elbo:
+class Elbo(Loss):
     """Reconstruction and KL of a clip, both summed over its predicted frames.
 
     mse: "mean" over the pixels of a frame (the lab), "sum" over them, or "log": half the logarithm of a frame's mean.
@@ -54,16 +70,13 @@ class Elbo:
     mse: Literal["mean", "sum", "log"] = "mean"
     kld: Literal["sum", "mean"] = "sum"
     l1: float = 0.0
-    sums_over_steps = True  # the loss of some steps alone is their share of the whole
+    sums_over_steps = True
 
     def __post_init__(self):
         check(self.l1 >= 0, "elbo loss: l1", self.l1, "0 or more")
 
     def __call__(self, x_pred: Tensor, x: Tensor, kld: Tensor, n_latent: int, beta: Tensor) -> dict[str, Tensor]:
-        """x_pred, x: (B, S, C, H, W) of S predicted frames.  kld: (B, S), summed over the n_latent numbers.
-
-        Returns scalars: loss (what is differentiated), mse and kld (its two terms, sums over S).
-        """
+        """As `Loss`. With mse = "log", or an l1 above 0, the loss is more than mse + beta kld."""
         pixels = 1 if self.mse == "sum" else x[0, 0].numel()
         clips = x.shape[0]
         error = x_pred - x  # x is fp32, and so is the difference

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_PSNR = 100.0  # of identical frames, instead of infinity: means stay finite
+SSIM_WINDOW = 11  # pixels
 
 
 def psnr_per_frame(pred: Tensor, truth: Tensor, of: str = "frame") -> Tensor:
@@ -25,7 +26,7 @@ def psnr_per_frame(pred: Tensor, truth: Tensor, of: str = "frame") -> Tensor:
     return psnr.mean(-1) if of == "channel" else psnr
 
 
-def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = SSIM_WINDOW, sigma: float = 1.5) -> Tensor:
     """(N, T, C, H, W) in [0, 1] -> (N, T), 1 for identical frames. Gaussian window, mean over channels and
     over the places where the window fits (Wang et al. 2004, eq. 13, K1 = 0.01, K2 = 0.03)."""
     x, y = pred.float().clamp(0, 1).flatten(0, 1), truth.float().flatten(0, 1)

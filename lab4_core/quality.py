@@ -18,7 +18,7 @@ from lab4_core.presets import load_config
 PRESETS = ("lab", "compact", "best")
 MEASURED = BENCHMARKS / "quality"  # the last measurements, a file for each set of clips, which the report shows
 TARGET = 30.0  # dB
-LOOKS = {"lab": 10}  # evaluations of a run, evenly over its time: one costs `lab` as much as a dozen steps
+LOOKS = {"lab": 10}  # evaluations of a run, evenly over its epochs: one costs `lab` as much as a dozen steps
 MANY_LOOKS = 40
 
 
@@ -50,8 +50,10 @@ def time_to_quality(
         length = float(minutes)
         if preset == "lab":
             length = max(length, lab_times * (minutes_to(curves.get("best", []), TARGET) or 0.0))
-        looks = {"epochs": LOOKS.get(preset, MANY_LOOKS), "eval_every": 1}
-        cfg = load_config("full", preset, data, {"name": f"quality-{preset}", "minutes": length, **looks,
+        # the epochs stay the preset's: its schedules are counted in them
+        epochs = load_config("full", preset, data, overrides).epochs
+        often = max(1, epochs // LOOKS.get(preset, MANY_LOOKS))
+        cfg = load_config("full", preset, data, {"name": f"quality-{preset}", "minutes": length, "eval_every": often,
                                                  **(overrides or {})})  # fmt: skip
         run = train(cfg, out=out)
         if not run.finished:
@@ -95,7 +97,8 @@ def in_words(found: Mapping[str, Any]) -> list[str]:
     for preset, curve in found["curves"].items():
         first = minutes_to(curve, TARGET)
         at = f"{TARGET:g} dB after {first:.1f} min" if first else f"{TARGET:g} dB never reached"
-        lines.append(f"{preset:10s} {curve[-1][1]:.2f} dB after {curve[-1][0]:.1f} min, {at}")
+        done = f"{curve[-1][0]:.1f} min and {found['steps'][preset]:,} steps"
+        lines.append(f"{preset:10s} {curve[-1][1]:.2f} dB after {done}, {at}")
     minutes, ranked = at_equal_minutes(found)
     lines.append(f"after {minutes:.1f} min each: " + " > ".join(f"{k} {v:.2f} dB" for k, v in ranked.items()))
     return lines

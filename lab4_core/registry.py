@@ -7,13 +7,15 @@
         def __call__(self, step, total_steps) -> float: ...
 
 The part is then `{"kind": "cosine", "fraction": 0.5}` in JSON, in papermill parameters and on the
-command line, and nothing else has to be edited.
+command line, and nothing else has to be edited: of a family that is a package (models, data, strategies) every file
+is imported when a name of it is first asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import pkgutil
 import types
 import typing
 from typing import Any
@@ -32,6 +34,7 @@ FAMILIES = {
     "optimizer": "lab4_core.optimizers",
     "strategy": "lab4_core.strategies",
 }
+READABLE = "bool, int, float, str, a Literal, T | None or tuple[T, ...]"
 _parts: dict[str, dict[str, type]] = {family: {} for family in FAMILIES}
 
 
@@ -41,6 +44,9 @@ def register(family: str, kind: str):
 
     def add(cls: type) -> type:
         assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls} must be a frozen dataclass"
+        hints = typing.get_type_hints(cls)
+        for name in (f.name for f in dataclasses.fields(cls)):  # here, where its author sees it
+            assert readable(hints[name]), f"{cls.__name__}.{name}: {hints[name]}: expected {READABLE}"
         cls.family, cls.kind = family, kind
         _parts[family][kind] = cls
         return cls
@@ -50,8 +56,20 @@ def register(family: str, kind: str):
 
 def kinds(family: str) -> list[str]:
     """The names known in a family, sorted."""
-    importlib.import_module(FAMILIES[family])
+    home = importlib.import_module(FAMILIES[family])
+    for file in pkgutil.iter_modules(getattr(home, "__path__", ())):
+        importlib.import_module(f"{home.__name__}.{file.name}")
     return sorted(_parts[family])
+
+
+def readable(hint: Any) -> bool:
+    """Whether `coerce` can make a field of this type of what is typed."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return len(options) == 2 and type(None) in options and all(o is type(None) or readable(o) for o in options)
+    if origin is tuple:
+        return len(options) == 2 and options[1] is ... and readable(options[0])
+    return origin is typing.Literal or hint in (bool, int, float, str)
 
 
 def part_class(family: str, kind: str) -> type:
@@ -65,7 +83,7 @@ def build(family: str, spec: Any) -> Any:
 
     Raises `Lab4Error` naming the field for an unknown kind, an unknown field or a value of the wrong type.
     """
-    if getattr(spec, "family", None) == family:
+    if getattr(spec, "family", None) == family and not isinstance(spec, type):
         return spec
     if isinstance(spec, str):
         spec = {"kind": spec}

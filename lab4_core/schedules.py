@@ -34,7 +34,7 @@ def cycle_linear(step: int, total_steps: int, start: float, stop: float, n_cycle
 class Annealing:
     """beta, the weight of the KL term, at a step."""
 
-    unit: Unit
+    unit: Unit = "epoch"
 
     def __call__(self, step: int, total_steps: int) -> float:
         raise NotImplementedError
@@ -94,7 +94,7 @@ class Constant(Annealing):
 class LRSchedule:
     """The factor on the optimizer's learning rate at a step."""
 
-    unit: Unit
+    unit: Unit = "epoch"
 
     def __call__(self, step: int, total_steps: int) -> float:
         raise NotImplementedError

@@ -121,7 +121,7 @@ class Learner:
         a third more of arithmetic (the inputs first, by a rollout) for one large batch."""
         if self.device.type != "cpu":
             return {"known": batch.known, "ahead": not self._draws_inside()}
-        additive = getattr(self.cfg.loss, "sums_over_steps", False)
+        additive = self.cfg.loss.sums_over_steps
         if not additive or distributed.size() > 1:  # DistributedDataParallel knows one backward pass a step
             return {"known": batch.known}
 

@@ -200,8 +200,8 @@ def test_effects_and_the_runs_behind_them_are_drawn(tmp_path):
     effects = plots.plot_effects([*judge(claim, rows), *judge(claim, [])]).axes[0]
     shown = [label.get_text() for label in effects.get_yticklabels()]
     assert shown == [
-        'forced against free, strategies = ["ema"] (3 pairs)',
-        "forced against free, strategies = [] (3 pairs)",
+        'forcing: forced against free, strategies = ["ema"] (3 pairs)',
+        "forcing: forced against free, strategies = [] (3 pairs)",
     ]
     assert effects.get_ylim()[0] > effects.get_ylim()[1], "the first on top"
 

@@ -28,6 +28,7 @@ __all__ = [
     "TestClip",
     "VideoData",
     "convert_tfrecords",
+    "left_out",
     "load_data",
     "to_float",
     "write_bair",
@@ -43,7 +44,11 @@ def load_data(cfg) -> VideoData:
     """
     if isinstance(cfg, Dataset):
         return _load(cfg)
-    data = _load(cfg.data)
+    return left_out(_load(cfg.data), cfg)
+
+
+def left_out(data: VideoData, cfg) -> VideoData:
+    """A loaded dataset with the training clip in the place of val that `cfg.hold_out` names, if it names one."""
     return data if cfg.hold_out is None else data.hold_out(cfg.hold_out)
 
 

@@ -18,11 +18,13 @@ class Clips:
 
     frames: uint8 (N, C, H, W).  cond: uint8 pose images (N, 3, H, W), or float32 numbers (N, K).
     starts: the index at which each clip begins, the first is 0. Where cuts are unknown there is one clip.
+    called: what a score says they are, where the name of their split is not all there is to say.
     """
 
     frames: torch.Tensor
     cond: torch.Tensor
     starts: tuple[int, ...] = (0,)
+    called: str = ""
 
     @staticmethod
     def joined(clips: list[tuple[torch.Tensor, torch.Tensor]]) -> Clips:
@@ -72,16 +74,24 @@ class VideoData:
     test: tuple[TestClip, ...]
     digest: str
 
+    def __repr__(self) -> str:
+        clips = f"train={len(self.train.starts)} clips, val={len(self.val.starts)}, test={len(self.test)}"
+        return f"VideoData({self.name!r}, {clips}, digest={self.digest!r})"
+
     def hold_out(self, clip: int) -> VideoData:
         """The dataset with training clip number `clip` taken out of training and put in the place of val, for
-        leave-one-clip-out. Raises `Lab4Error` where there is no such clip, or no other."""
+        leave-one-clip-out; the same dataset where that has been done. Raises `Lab4Error` where there is no such clip,
+        or no other."""
+        left_out = f"training clip {clip}, left out"
+        if self.val.called == left_out:
+            return self
         spans = self.train.spans
         if not 0 <= clip < len(spans) or len(spans) < 2:
             raise Lab4Error(f"hold_out = {clip}: {self.name} has {len(spans)} training clips whose cuts are known; "
                             f"expected a number from 0 to {len(spans) - 1}, and a clip that is left")  # fmt: skip
         rest = [span for i, span in enumerate(spans) if i != clip]
         train, val = ([(self.train.frames[a:b], self.train.cond[a:b]) for a, b in s] for s in (rest, [spans[clip]]))
-        return replace(self, train=Clips.joined(train), val=Clips.joined(val))
+        return replace(self, train=Clips.joined(train), val=replace(Clips.joined(val), called=left_out))
 
 
 class Dataset:
@@ -93,5 +103,5 @@ class Dataset:
 
 
 def to_float(x: torch.Tensor) -> torch.Tensor:
-    """uint8 images to floats in [0, 1]; numbers stay as they are."""
-    return x.float().div_(255) if x.dtype == torch.uint8 else x
+    """uint8 images to floats in [0, 1]; other numbers as float32."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()

@@ -34,7 +34,7 @@ def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Fi
         said.add(row["verdict"])
         ax.errorbar(row["effect"], y, xerr=[[row["effect"] - row["low"]], [row["high"] - row["effect"]]], fmt=marker,
                     color=colour, markersize=6, capsize=3, linewidth=1.6, label=label)  # fmt: skip
-    names = [f"{r['compared']}{', ' + r['where'] if r['where'] else ''} ({r['pairs']} pairs)" for r in rows]
+    names = [f"{r['name']}: {r['compared']}{', ' * bool(r['where'])}{r['where']} ({r['pairs']} pairs)" for r in rows]
     ax.set(yticks=range(len(rows)), yticklabels=names, xlabel="effect on the PSNR of the rollout (dB)",
            title="Mean difference within pairs of one seed, 95 % interval")  # fmt: skip
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first on top

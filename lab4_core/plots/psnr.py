@@ -43,11 +43,11 @@ def smooth(curve: np.ndarray, width: int = 15) -> np.ndarray:
 
 def dips(curve: np.ndarray, k: int = 6, apart: int = 15) -> list[int]:
     """The indices of the `k` deepest dips of a (T,) curve, deepest first: values that are the lowest within `apart`
-    frames on both sides. A flat or short curve has fewer."""
+    frames on both sides, and no higher than the curve's mean. A flat or short curve has fewer."""
     found: list[int] = []
     for t in np.argsort(curve, kind="stable"):
         lowest = curve[t] <= np.min(curve[max(0, t - apart) : t + apart + 1])
-        if lowest and all(abs(t - other) > apart for other in found):
+        if lowest and curve[t] <= curve.mean() and all(abs(t - other) > apart for other in found):
             found.append(int(t))
     return found[:k]
 
@@ -67,7 +67,8 @@ def plot_psnr_per_frame(
 
     scores: name -> `Score`, drawn thin with its moving average over `width` frames; or name -> list of `Score`s of
     several seeds, drawn as their mean with its 95 % band, both smoothed. clip: which clip, by default the mean over
-    all. The baselines of the first score are grey. Triangles mark the `n_dips` deepest dips of the first curve.
+    all. The baselines of the first score are grey, drawn in the same way. Triangles mark the `n_dips` deepest dips of
+    the first curve.
     n_past: given frames, the number of the first predicted one. Raises `Lab4Error` for scores of different lengths.
     """
     groups = {name: list(s) if isinstance(s, (list, tuple)) else [s] for name, s in scores.items()}
@@ -80,8 +81,11 @@ def plot_psnr_per_frame(
     for key, (name, dash) in BASELINES.items():
         if key in first.baselines:
             curve = clip_curve(first.baselines[key]["psnr"], clip)
+            if key == "repeat_first" and n_past > 1:
+                name = "repeat the last given frame"
             x = n_past + np.arange(len(curve))
             label = f"{name}, mean {curve.mean():.2f} dB"
+            ax.plot(x, curve, color=GREY, linewidth=0.5, alpha=0.35)
             ax.plot(x, smooth(curve, width), color=GREY, linestyle=dash, linewidth=1.3, label=label)
     highest = 0.0
     for i, (name, group) in enumerate(groups.items()):
@@ -105,7 +109,8 @@ def plot_psnr_per_frame(
             for t in at:
                 ax.annotate(str(x[t]), (x[t], mean[t]), (0, -13), textcoords="offset points", ha="center", fontsize=8)
     which = f"clip {clip}" if clip is not None else f"mean of {len(first.psnr)} clips" if len(first.psnr) > 1 else ""
-    ax.set(xlabel="frame", ylabel="PSNR (dB)", title=f"PSNR per predicted frame{', ' * bool(which)}{which}")
+    ax.set(xlabel=f"frame (thin: each one; thick: moving average over {width})", ylabel="PSNR (dB)",
+           title=f"PSNR per predicted frame{', ' * bool(which)}{which}")  # fmt: skip
     ax.margins(x=0.02, y=0.1)
     # a still clip gives a baseline of 100 dB for a while, and would press the curves flat: it leaves the picture
     ax.set_ylim(top=min(ax.get_ylim()[1], 1.4 * highest))

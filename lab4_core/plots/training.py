@@ -53,7 +53,7 @@ def epochs_done(records: Sequence[Mapping[str, Any]], epoch_records: Sequence[Ma
 
 
 TRAINING_PANELS = (  # field, title, unit, whether it is known step by step rather than as an epoch's mean
-    ("loss", "loss", "reconstruction + beta x KL", False),
+    ("loss", "loss", "all its terms, L1 included", False),
     ("mse", "reconstruction", "squared error, as in the loss", False),
     ("kld", "KL divergence", "nats, reduced as in the loss", False),
     ("beta", "KL weight", "beta", True),

@@ -21,15 +21,20 @@ from lab4_core.data.store import Clips
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """The hooks, in the order in which a step comes to them. The flags say which hooks are overridden, where the
-    training has work to do before it can call them."""
+    """The hooks, in the order in which a step comes to them.
 
-    jumps = False
-    augments = False
+    jumps, augments, feeds and corrects say which are overridden: there the training has work to do before it can call
+    them. augments_apart and corrects_rollouts are a strategy's own to set, see `augment` and `correct`.
+    """
+
+    jumps = augments = feeds = corrects = False
     augments_apart = False
-    feeds = False
-    corrects = False
     corrects_rollouts = False
+
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        for flag, hook in (("jumps", "jump"), ("augments", "augment"), ("feeds", "feed"), ("corrects", "correct")):
+            setattr(cls, flag, getattr(cls, hook) is not getattr(Strategy, hook))
 
     def start(self, model: nn.Module) -> dict[str, Tensor]:
         """What the strategy remembers, before the first step. Raises `Lab4Error` for a model it cannot work with."""

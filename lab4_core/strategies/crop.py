@@ -26,7 +26,6 @@ class Crop(Strategy):
     share: float = 0.5
     smallest: float = 0.6
     begin: float = 0.0
-    augments = True
 
     def __post_init__(self):
         check(0 <= self.share <= 1, "crop strategy: share", self.share, "in [0, 1]")

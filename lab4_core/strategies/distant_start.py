@@ -24,7 +24,6 @@ class DistantStart(Strategy):
 
     share: float = 0.5
     near: float = 0.0
-    jumps = True
 
     def __post_init__(self):
         for name in ("share", "near"):

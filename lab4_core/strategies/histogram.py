@@ -23,7 +23,6 @@ class HistogramSpecification(Strategy):
     """
 
     rollouts: bool = False
-    corrects = True
 
     @property
     def corrects_rollouts(self) -> bool:

@@ -23,7 +23,6 @@ class InputNoise(Strategy):
     noise: float = 0.02
     brightness: float = 0.03
     contrast: float = 0.05
-    feeds = True
 
     def __post_init__(self):
         for name in ("noise", "brightness", "contrast"):

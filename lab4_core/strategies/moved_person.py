@@ -38,7 +38,6 @@ class MovedPerson(Strategy):
     share: float = 0.7
     right: float = 0.375
     down: float = 0.1
-    augments = True
     augments_apart = True
 
     def __post_init__(self):
