@@ -4,6 +4,7 @@ Public names are loaded on first use, so importing the package does not import t
 """
 
 import importlib
+import sys
 
 # name -> its file; no file may have one of these names, or importing it would hide the function
 _WHERE = {
@@ -30,8 +31,15 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     if name in _WHERE:
         return getattr(importlib.import_module(f"lab4_core.{_WHERE[name]}"), name)
-    raise AttributeError(f"module 'lab4_core' has no attribute {name!r}")
+    try:  # l4.plots and the like, without an import of their own
+        if not name.startswith("_"):
+            return importlib.import_module(f"lab4_core.{name}")
+    except ModuleNotFoundError as e:
+        if e.name != f"lab4_core.{name}":
+            raise
+    message = f"module 'lab4_core' has no attribute {name!r}"
+    raise AttributeError(message, name=name, obj=sys.modules[__name__])
 
 
 def __dir__():
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "plots", "widgets"]

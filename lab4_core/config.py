@@ -37,7 +37,10 @@ def part(family: str, default: Any, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides what a run computes. Raises `Lab4Error` for a value out of range."""
+    """Everything that decides what a run computes. Raises `Lab4Error` for a value out of range.
+
+    A part may be given as its name or as a dict with `kind`.
+    """
 
     name: str = opt("run", "a word for the run's folder")
     seed: int = opt(0, "seed of weights, data order, noise and teacher-forcing draws")
@@ -94,6 +97,9 @@ class Config:
     )
 
     def __post_init__(self):
+        for f in dataclasses.fields(self):
+            if f.name != "strategies" and "family" in f.metadata:
+                object.__setattr__(self, f.name, registry.build(f.metadata["family"], getattr(self, f.name)))
         at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,
                     "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0,
                     "beta": 0, "seed": 0, "skip_nonfinite": 0}  # fmt: skip
@@ -189,7 +195,9 @@ def merge(values: dict[str, Any]) -> dict[str, Any]:
         if "." not in key:
             continue
         name, _, inner = key.partition(".")
-        if name not in fields or "family" not in fields[name].metadata or name == "strategies":
+        if name == "strategies":
+            raise Lab4Error(f"{key}: expected the whole list, as in strategies = ema,input_noise")
+        if name not in fields or "family" not in fields[name].metadata:
             raise unknown("part of the configuration", name, [n for n, f in fields.items() if "family" in f.metadata])
         whole = merged.get(name, fields[name].metadata["default"])
         whole = registry.spec_of(registry.build(fields[name].metadata["family"], whole))

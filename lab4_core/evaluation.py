@@ -15,6 +15,7 @@ from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
 from lab4_core.metrics import SSIM_WINDOW, baseline_frames, brightness_per_frame, frame_scores
 from lab4_core.models.base import VideoPredictor
+from lab4_core.registry import check
 from lab4_core.scores import Score
 from lab4_core.strategies import correction
 
@@ -64,7 +65,8 @@ def score_model(
     """
     check_lengths(clips, cfg, split)
     correct = correction(cfg.strategies, rollouts=True)
-    n, n_past, samples = len(clips.starts), cfg.n_past, samples or cfg.eval_samples
+    n, n_past, samples = len(clips.starts), cfg.n_past, cfg.eval_samples if samples is None else samples
+    check(samples >= 1, "samples", samples, "1 or more")
 
     def scores(pred: torch.Tensor, true: torch.Tensor) -> dict[str, np.ndarray]:
         more = {} if lpips is None else {"lpips": lpips(pred, true).cpu().numpy()}

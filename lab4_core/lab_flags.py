@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab4_core.bair_flags import SHARED as BAIR_TOO
 from lab4_core.bair_flags import BairFlags, bair_overrides, flag, is_bair
 from lab4_core.errors import Lab4Error, unknown
 
@@ -150,10 +151,15 @@ def lab_overrides(flags: LabFlags, n_past: int | None = None) -> tuple[dict[str,
     notes = [f"--{name} {_shown(typed[name])}has no effect: {why}" for name, why in NO_EFFECT.items() if name in typed]
     if is_bair(typed):
         values, more = bair_overrides(typed, n_past)
+        pose = (RENAMED.keys() | {"optim", "kl_anneal_type", "fast_train", "fast_train_epoch"}) - BAIR_TOO
+        notes += [f"--{name} {_shown(typed[name])}has no effect: the other flags are those of the BAIR version, which "
+                  "does not know it" for name in typed if name in pose]  # fmt: skip
         return values, notes + more
 
     if "optim" in typed:
         values["optimizer"] = _choice("optim", flags.optim, {"adam": "adam", "adamw": "adamw"})
+        if values["optimizer"] == "adamw":
+            values["optimizer.beta2"] = 0.999  # torch's, as the lab leaves it
         values["optimizer.lr"] = 1e-3  # the lab's, whichever optimizer
     if typed.keys() & {"tfr", "tfr_sde", "tfr_d_step"}:
         values["teacher_forcing"] = "linear"

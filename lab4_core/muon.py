@@ -15,7 +15,9 @@ STEPS = 5  # of the iteration below; more change nothing that the training would
 
 
 class Muon(torch.optim.Optimizer):
-    """Convolution kernels (o, i, h, w) are taken as matrices (o, i h w), as the authors do."""
+    """Every parameter of two dimensions or more is taken as a matrix (first, all the rest): a kernel (o, i, h, w) as
+    (o, i h w), as the authors do. One whose first dimension is 1, like the weights that belong to places, becomes a
+    single row, whose orthogonal update is its normalised gradient."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, betas, weight_decay: float):
         parameters = list(parameters)

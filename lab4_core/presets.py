@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from lab4_core.config import Config, layer
-from lab4_core.errors import unknown
+from lab4_core.errors import Lab4Error, unknown
 from lab4_core.registry import check
 
 # For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights. Every clip begins with
@@ -124,6 +124,10 @@ def load_config(
         raise unknown("profile", profile, PROFILES)
     check(data is None or isinstance(data, (str, os.PathLike)), "data", data, "a folder with the dataset, as text")
     variable, there, made_here = source(preset, overrides)
+    named = layer(overrides or {}).get("data")
+    named = named.get("kind") if isinstance(named, dict) else named
+    if data and isinstance(named, str) and named != there:
+        raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {named!r}: expected one of them")
     root = data or os.environ.get(variable)
     dataset = {"data": {"kind": there, "root": str(root)} if root else made_here}
     amount = dict(PROFILES[profile])

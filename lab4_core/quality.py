@@ -19,7 +19,7 @@ PRESETS = ("lab", "compact", "best")
 MEASURED = BENCHMARKS / "quality"  # the last measurements, a file for each set of clips, which the report shows
 TARGET = 30.0  # dB
 LOOKS = {"lab": 10}  # evaluations of a run, evenly over its epochs: one costs `lab` as much as a dozen steps
-MANY_LOOKS = 40
+MANY_LOOKS = 20  # on a slow machine more would leave little time for the training
 
 
 def time_to_quality(

@@ -1,8 +1,8 @@
-"""Datasets: one file a kind. Importing this package registers the built-in ones.
+"""Datasets: one file a kind.
 
     data = load_data(cfg)            # VideoData: uint8 frames and conditions, in memory
 
-A new dataset is a new file here with one `@register("data", ...)` dataclass, and a line below.
+A new dataset is a new file here with one `@register("data", ...)` dataclass, which `registry.kinds` finds.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A pass is what the lab calls an epoch: about every frame once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,7 +34,7 @@ class Windows:
     Raises `Lab4Error` when no clip is as long as a window, or when drop_last would leave nothing.
     """
 
-    spans: list[tuple[int, int]]
+    spans: list[tuple[int, int]] = field(repr=False)
     n_frames: int
     batch_size: int
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The models. Importing this package registers them; a new one is a new file and a line here."""
+"""The models. A new one is a new file here (`registry.kinds` finds it); a line below only exports its names."""
 
 from lab4_core.models.base import ModelConfig, Unrolled, VideoPredictor, count_parameters
 from lab4_core.models.compact import Compact, CompactCVAE

@@ -25,7 +25,8 @@ class Unrolled(NamedTuple):
 
 
 class VideoPredictor(nn.Module):
-    """A conditional VAE that predicts frame t from frame t-1, the condition of frame t and z.
+    """A conditional VAE that predicts frame t from frame t-1, z and a condition: that of frame t where it is a pose,
+    that of frame t-1 where it is an action.
 
     `cond` is a pose image or an action vector; nothing assumes which, nor that H equals W. A model that asks for
     several `cond_offsets` gets the conditions of all of them, one after the other in the first dimension of a condition

@@ -52,15 +52,17 @@ class FrameCVAE(VideoPredictor):
         self, frames, cond, gt_weight, eps, n_past=1, *,
         detach=True, forced=False, known=None, reference=None, feed=None, correct=None, settle=None, ahead=False,
     ):  # fmt: skip
+        """As `VideoPredictor.unroll`. Steps with known inputs run as one batch, the others one by one; with `settle`
+        each piece goes backward before the next one begins. Returns (B, S, …)."""
         b, steps = gt_weight.shape
-        known = [forced or t < n_past or bool(known and known[t]) for t in range(steps)]
+        is_known = [forced or t < n_past or bool(known and known[t]) for t in range(steps)]
         x, cond, eps = (v.transpose(0, 1) for v in (frames, cond, eps))
-        clip = Clip(x, cond, eps, gt_weight, known, (x[0], x[0]), detach, feed, correct)
+        clip = Clip(x, cond, eps, gt_weight, is_known, (x[0], x[0]), detach, feed, correct)
         ref = self.encode_reference(*reference) if self.needs_reference else None
-        if settle is None or not (detach or all(known)):
+        if settle is None or not (detach or all(is_known)):
             return self._run(clip, ref, ahead)[0]
         leaf, done = _map(ref, lambda v: v.detach().requires_grad_(v.requires_grad)), []
-        for piece in pieces(known, max(1, FRAMES_AT_ONCE // b)):
+        for piece in pieces(is_known, max(1, FRAMES_AT_ONCE // b)):
             out, before = self._run(clip.part(piece), leaf)
             settle(out.x_pred, out.kld, piece)
             done.append(Unrolled(*(v.detach() for v in out)))

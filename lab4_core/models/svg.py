@@ -185,10 +185,10 @@ class Svg(ModelConfig):
     width: channels of the first VGG stage (twice that in each below).  g_dim, z_dim: numbers of a frame's vector
     and of z.  rnn_size: width of the LSTMs; posterior_layers (the learned prior's too) and predictor_layers: how many.
     prior: fixed N(0, I), or learned from the past frames (SVG-LP).  last_frame_skip: skips from every input frame,
-    and not frozen at the last given one.  norm: BatchNorm before the frame predictor's tanh (batch, the lab)
-    or none (the paper).  output: sigmoid (the lab), or mask x new colour + (1 - mask) x the skips' frame, so that
-    the untrained model copies.  fold: blocks of fold x fold pixels enter and leave as channels; each doubling
-    takes the place of a VGG stage.
+    and not frozen at the last given one (Denton's code freezes them a frame earlier).  norm: BatchNorm before the
+    frame predictor's tanh (batch, the lab) or none (the paper).  output: sigmoid (the lab), or mask x new colour +
+    (1 - mask) x the skips' frame, so that the untrained model copies.  fold: blocks of fold x fold pixels enter and
+    leave as channels; each doubling takes the place of a VGG stage.
     cond_mean, cond_std: conditions enter as (c - mean) / std; one number or one each.
     """
 

@@ -41,7 +41,8 @@ class EMA(Strategy):
 @dataclass(frozen=True, kw_only=True)
 class SWA(Strategy):
     """Evaluate the uniform average of the weights at the ends of the last epochs (Izmailov et al. 2018,
-    arXiv 1803.05407): a soup of one run's own checkpoints.
+    arXiv 1803.05407): a soup of one run's own checkpoints. Running averages of BatchNorm are averaged as well, not
+    made anew as in the paper's section 3.
 
     begin: share of the epochs after which the averaging begins; until then the trained weights are evaluated.
     """
