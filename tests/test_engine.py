@@ -9,6 +9,7 @@ import torch
 
 import lab4_core as l4
 from lab4_core import checkpoint, engine
+from lab4_core.clock import Clock
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.inference import import_checkpoint, load_model
@@ -55,7 +56,8 @@ def test_training_lowers_the_loss_and_beats_the_baseline(tmp_path):
 def test_an_evaluation_repeats_and_names_the_effective_beta(tmp_path):
     run = l4.train(config(steps=6, epochs=1), out=tmp_path)
     np.testing.assert_allclose(l4.evaluate(run).psnr, run.scores().psnr, atol=1e-3)
-    assert run.result["effective_beta"] == pytest.approx(1e-5 * 3 * 32 * 64, rel=0.01)
+    # two ramps of three steps each: the last of a ramp is at two thirds
+    assert run.result["effective_beta"] == pytest.approx(2 / 3 * 1e-5 * 3 * 32 * 64, rel=1e-6)
 
 
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path, monkeypatch):
@@ -191,3 +193,36 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Lab4Error, match="cannot write"):
         l4.train(config(), out=tmp_path / "file")
+
+
+def test_a_clip_that_is_left_out_stays_out_when_the_data_are_passed(tmp_path):
+    cfg = config(hold_out=0, epochs=1, steps=2)
+    whole = l4.load_data(cfg.replace(hold_out=None))
+    run = l4.train(cfg, out=tmp_path, data=whole)
+    assert run.result["protocol"]["split"] == "training clip 0, left out"
+    again = l4.evaluate(run, data=whole, device="cpu")
+    assert again.protocol["split"] == "training clip 0, left out"
+    assert np.allclose(again.psnr, run.scores().psnr, atol=1e-3)
+    begin = whole.train.starts[0]
+    first, second = whole.train.frames[begin : begin + 2] / 255
+    expected = -10 * (first - second).square().mean().log10().item()
+    assert run.scores().baselines["repeat_first"]["psnr"][0, 0] == pytest.approx(expected, abs=1e-3)
+    assert l4.evaluate(run, split="train", data=whole, device="cpu").protocol["split"] == "train"
+
+
+def test_what_cannot_be_scored_is_refused_before_the_training(tmp_path):
+    with pytest.raises(Lab4Error, match="frames of 8 x 64 pixels; expected 11 or more"):
+        l4.train(config(**{"data.height": 8}), out=tmp_path)
+    run = l4.train(config(epochs=1, steps=2), out=tmp_path)
+    for samples in (0, -1):
+        with pytest.raises(Lab4Error, match=f"samples = {samples}: expected 1 or more"):
+            l4.evaluate(run, n_samples=samples)
+
+
+def test_the_effective_beta_is_that_of_the_run(tmp_path):
+    """Ten cycles in ten epochs are ten beginnings of a ramp: the highest beta is 0, and so is the effective one."""
+    run = l4.train(config(epochs=2, steps=2, annealing="cyclical"), out=tmp_path)
+    assert run.result["effective_beta"] == 0
+    clock = Clock(config(steps=100, epochs=10), [(0, 40)])
+    assert [clock.at(step, 0.0).step for step in range(100)] == list(range(100))
+    assert [clock.at(step, 0.0).epoch for step in range(100)] == [step // 10 for step in range(100)]

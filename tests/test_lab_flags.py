@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab4_core import cli, paths
+from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.lab_flags import LabFlags, find_checkpoint, lab_overrides, local_path
 
@@ -176,3 +177,19 @@ def test_the_lines_of_report_000_train_evaluate_and_test(tmp_path, monkeypatch, 
         assert len(rows) == 1 + 12 and len(rows[0].split(",")) == 1 + 3 * 32 * 64
         assert (tmp_path / "TESTED" / "pred_seq0.gif").is_file()
         (tmp_path / "TESTED" / "submission.csv").unlink()
+
+
+def test_flags_of_the_pose_version_among_those_of_the_robot_say_so():
+    flags = LabFlags(
+        niter=5, optim="AdamW", num_epoch=3, train_vi_len=9, kl_anneal_type="Monotonic", fast_train=True, lr=0.1
+    )
+    values, notes = lab_overrides(flags)
+    assert values["epochs"] == 5 and values["optimizer.lr"] == 0.1
+    for name in ("optim", "num_epoch", "train_vi_len", "kl_anneal_type", "fast_train"):
+        assert sum(note.startswith(f"--{name} ") and "BAIR" in note for note in notes) == 1, notes
+    assert not any(note.startswith(("--lr", "--niter")) for note in notes)
+
+
+def test_the_labs_adamw_has_the_betas_of_torch():
+    cfg = Config.from_dict(lab_overrides(LabFlags(optim="AdamW"))[0])
+    assert (cfg.optimizer.kind, cfg.optimizer.beta1, cfg.optimizer.beta2) == ("adamw", 0.9, 0.999)

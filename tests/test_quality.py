@@ -7,6 +7,7 @@ import pytest
 
 from lab4_core import plots, quality
 from lab4_core.errors import Lab4Error
+from lab4_core.presets import load_config
 from lab4_core.quality import at_equal_minutes, curve_of, in_words, minutes_to, time_to_quality
 from lab4_core.runlog import Run
 
@@ -85,3 +86,21 @@ def test_no_minutes():
         time_to_quality(0)
     with pytest.raises(Lab4Error, match="lab_times = -1: expected 0 or more"):
         time_to_quality(1, lab_times=-1)
+
+
+def test_presets_keep_their_epochs(monkeypatch):
+    """Schedules are counted in them: ten epochs of the lab's ten cycles would be a beta of 0 throughout."""
+    seen = {}
+
+    def train(cfg, out):
+        seen[cfg.name] = cfg
+        evaluations = [{"seconds": 60.0, "eval_seconds": 6.0, "psnr": 28.0, "repeat_first": 20.0}]
+        result = {"steps": 1, "device": "d", "data": {}, "protocol": {"split": "val"}}
+        return SimpleNamespace(finished=True, metrics=lambda kind: evaluations, result=result)
+
+    monkeypatch.setattr(quality, "train", train)
+    time_to_quality(5)
+    for preset in quality.PRESETS:
+        cfg, usual = seen[f"quality-{preset}"], load_config("full", preset)
+        assert cfg.replace(name="x", minutes=None, eval_every=1) == usual.replace(name="x", eval_every=1)
+        assert 10 <= cfg.epochs // cfg.eval_every <= 25

@@ -1,6 +1,10 @@
 """Every registered part round-trips through JSON; every mistake in a configuration has one clear error."""
 
+import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,7 @@ from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.presets import PRESETS, PROFILES, load_config
 
+ROOT = Path(__file__).resolve().parent.parent
 PARTS = [(family, kind) for family in registry.FAMILIES for kind in registry.kinds(family)]
 
 
@@ -119,3 +124,91 @@ def test_no_file_hides_a_public_function():
         assert path.stem not in l4.__all__
     importlib.import_module("lab4_core.inference")
     assert callable(l4.rollout) and callable(l4.predict)
+
+
+EXTENSION = {
+    "models": """
+from lab4_core.models.tiny import Tiny
+from lab4_core.registry import register
+from dataclasses import dataclass
+
+@register("model", "mine")
+@dataclass(frozen=True, kw_only=True)
+class Mine(Tiny):
+    "Tiny by another name."
+""",
+    "strategies": """
+from dataclasses import dataclass
+from lab4_core.registry import register
+from lab4_core.strategies.base import Strategy
+
+@register("strategy", "brighter")
+@dataclass(frozen=True, kw_only=True)
+class Brighter(Strategy):
+    "Feeds the model what is a little too bright."
+    def feed(self, x_in, x_last, rng):
+        return x_in + 0.1
+""",
+}
+
+
+def test_a_new_part_is_one_new_file(tmp_path, monkeypatch):
+    """Written beside the others, named nowhere else, and trained with; in a process of its own, which forgets it."""
+    script = ["import importlib, sys, lab4_core as l4"]
+    for package, text in EXTENSION.items():
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "mine.py").write_text(text)
+        script.append(f"importlib.import_module('lab4_core.{package}').__path__.append({str(tmp_path / package)!r})")
+    script.append("""
+from lab4_core import registry
+from lab4_core.losses import Loss
+from lab4_core.schedules import Annealing
+from dataclasses import dataclass
+
+@registry.register("loss", "squared")  # these two families are files: in a file of one's own, or a cell
+@dataclass(frozen=True, kw_only=True)
+class Squared(Loss):
+    "Nothing but the squared error."
+    def __call__(self, x_pred, x, kld, n_latent, beta):
+        mse = (x_pred - x).square().mean((0, 2, 3, 4)).sum()
+        return {"loss": mse + 0 * kld.sum(), "mse": mse, "kld": kld.mean(0).sum()}
+
+@registry.register("annealing", "half")
+@dataclass(frozen=True, kw_only=True)
+class Half(Annealing):
+    "Always a half."
+    def __call__(self, step, total_steps):
+        return 0.5
+
+cfg = l4.Config.from_dict({"model": "mine", "strategies": "brighter", "loss": "squared", "annealing": "half",
+                           "steps": 2, "epochs": 1, "n_frames": 3, "eval_frames": 4, "device": "cpu",
+                           "lr_schedule": "constant",
+                           "data": {"kind": "dancer", "clips": 1, "frames": 12, "test_clips": 1}})
+assert cfg.strategies[0].feeds and not cfg.strategies[0].augments
+run = l4.train(cfg, out=sys.argv[1])
+print(run.result["status"], run.result["effective_beta"])
+""")
+    done = subprocess.run([sys.executable, "-c", "\n".join(script), str(tmp_path / "runs")], capture_output=True,
+                          text=True, cwd=ROOT)  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["finished None"], done.stderr[-2000:]
+
+
+def test_a_field_of_a_type_that_cannot_be_typed_is_refused_where_it_is_written():
+    for hint in (list[str], tuple[int, float], dict):
+        cls = dataclasses.make_dataclass("Odd", [("field", hint, dataclasses.field(default=None))], frozen=True)
+        with pytest.raises(AssertionError, match=r"Odd\.field"):
+            registry.register("loss", "odd")(cls)
+    assert "odd" not in registry.kinds("loss")
+
+
+def test_a_part_may_be_given_by_its_name_and_not_as_a_class():
+    assert Config(annealing="monotonic").annealing == registry.build("annealing", "monotonic")
+    with pytest.raises(Lab4Error, match="model = <class"):
+        Config.from_dict({"model": registry.part_class("model", "tiny")})
+
+
+def test_a_root_beside_a_dataset_of_another_kind_is_one_too_many():
+    with pytest.raises(Lab4Error, match="'somewhere' and a dataset of the kind 'dancer': expected one of them"):
+        load_config("smoke", "lab", "somewhere", {"data": "dancer"})
+    with pytest.raises(Lab4Error, match=r"strategies\.decay: expected the whole list"):
+        Config.from_dict({"strategies.decay": 1})

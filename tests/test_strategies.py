@@ -342,3 +342,19 @@ def test_width_and_depth_of_encoder_and_generator():
     assert count(f_dim=64)["frame_transformation"] < plain["frame_transformation"]
     with pytest.raises(Lab4Error, match="encoder_depth = -1"):
         count(encoder_depth=-1)
+
+
+def test_strategies_draw_apart_from_one_another(monkeypatch):
+    """Two that crop choose other clips and other boxes: what one draws says nothing of the other."""
+    drawn = []
+
+    def augment(self, frames, cond, clips, progress, rng):
+        drawn.append(torch.rand(4, generator=rng))
+        return frames, cond
+
+    monkeypatch.setattr(Crop, "augment", augment)
+    cfg = Config.from_dict({**TINY, "strategies": ["crop", "crop"]})
+    data = load_data(cfg)
+    at = Clock(cfg, data.train.spans).at(0, 0.0)
+    make_batch(cfg, data.train, at, 0, False)
+    assert len(drawn) == 2 and not torch.equal(*drawn)
