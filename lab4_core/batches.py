@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lab4_core import paths
-from lab4_core.clock import Position
+from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
 from lab4_core.data import Clips, VideoData
 from lab4_core.data.windows import gather
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import check_lengths
+from lab4_core.models.base import VideoPredictor
 
 NOISE, REFERENCE, JUMP, AUGMENT = 0xE95, 0x4EF, 0xBE6, 0xA46  # tags that keep draws for different ends apart
 
@@ -91,11 +92,18 @@ def make_batch(
     return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
 
 
-def check_sizes(cfg: Config, data: VideoData, cond_offsets: Sequence[int] = (0,)) -> None:
+def check_sizes(cfg: Config, data: VideoData, model: VideoPredictor, clock: Clock) -> None:
     """Raises `Lab4Error` for what would end a training late or without a word: validation clips with nothing to
-    predict, and a batch that this machine's memory cannot hold (the system would kill a notebook's kernel)."""
+    predict, a last batch of a pass too small for the model, and a batch that this machine's memory cannot hold (the
+    system would kill a notebook's kernel)."""
     check_lengths(data.val, cfg, "val")
-    values = data.train.frames[0].numel() + data.train.cond[0].numel() * len(cond_offsets)
+    smallest = min(clock.full.smallest_batch, clock.fast.smallest_batch)
+    if smallest < model.least_batch:
+        raise Lab4Error(
+            f"batch_size = {cfg.batch_size}: the last batch of a pass holds {smallest}, and this model is trained on "
+            f"{model.least_batch} clips or more; expected another size, or windows = random"
+        )
+    values = data.train.frames[0].numel() + data.train.cond[0].numel() * len(model.cond_offsets)
     need, have = 4 * values * cfg.batch_size * cfg.n_frames, paths.free_memory()
     if need > have:
         raise Lab4Error(

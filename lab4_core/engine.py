@@ -87,7 +87,7 @@ class _Training:
         self.train_clips = type(clips)(clips.frames.to(device), clips.cond.to(device), clips.starts)
         self.clock = Clock(cfg, data.train.spans)
         self.learner = Learner(cfg, build_model(cfg, self.train_clips, self.device), self.device)
-        check_sizes(cfg, data, self.learner.model.cond_offsets)
+        check_sizes(cfg, data, self.learner.model, self.clock)
         self.eval_model = build_model(cfg, self.train_clips, self.device)
         self.trackers = Trackers(loggers, run)
         self.step, self.seconds, self.skipped = 0, 0.0, 0

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from lab4_core import registry
+from lab4_core.engine import train
 from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
 from lab4_core.layers import StepBatchNorm2d
 from lab4_core.losses import Elbo
 from lab4_core.models import count_parameters
 from lab4_core.paths import BENCHMARKS
+from lab4_core.presets import load_config
 
 sys.path.insert(0, str(BENCHMARKS))
 import reference_svg
@@ -165,3 +167,11 @@ def test_a_batch_of_one_clip_says_what_is_wrong():
     frames, cond, eps = clip(model, b=1)
     with pytest.raises(Lab4Error, match="2 or more"):
         model.unroll(frames, cond, torch.ones(1, 5), eps, 2, forced=True)
+
+
+def test_a_last_batch_of_one_clip_is_refused_before_the_training(tmp_path):
+    data = {"kind": "robot", "clips": 5, "frames": 4, "test_clips": 1}
+    few = {"data": data, "windows": "fixed", "n_frames": 4, "eval_frames": 4, "batch_size": 2, "device": "cpu"}
+    cfg = load_config("smoke", "svg-compact", None, few)
+    with pytest.raises(Lab4Error, match=r"batch_size = 2: the last batch of a pass holds 1, .* 2 clips or more"):
+        train(cfg, out=tmp_path)

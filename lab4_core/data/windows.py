@@ -71,6 +71,13 @@ class Windows:
             return self.n_windows // self.batch_size
         return -(-self.n_windows // self.batch_size)
 
+    @property
+    def smallest_batch(self) -> int:
+        """Clips in the smallest batch of a pass."""
+        if self.mode == "random" or self.drop_last:
+            return self.batch_size
+        return self.n_windows % self.batch_size or self.batch_size
+
     def starts(self, pass_index: int, index: int) -> np.ndarray:
         """First frames (B,) int64 of batch `index` of pass `pass_index`, both from 0."""
         assert 0 <= index < self.batches_per_pass

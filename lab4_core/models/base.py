@@ -39,6 +39,7 @@ class VideoPredictor(nn.Module):
     needs_reference = False  # whether unroll wants a further frame of the clip, to know what the person looks like
     splits = False  # whether unroll takes `known`, `settle` and `ahead`
     cond_offsets: tuple[int, ...] = (0,)  # the frames, counted from a frame, whose conditions it is told for that frame
+    least_batch = 1  # clips of a batch it can be trained on
     knows_scene = False  # whether `start_from` is to be called with the training set's empty scene
 
     def start_from(self, scene: Tensor) -> None:

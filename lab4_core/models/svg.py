@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lab4_core import distributed
 from lab4_core.layers import Recurrent, StepBatchNorm2d
 from lab4_core.losses import gaussian_kld, reparameterize
 from lab4_core.models.base import ModelConfig, Unrolled, VideoPredictor
@@ -70,6 +71,8 @@ class SVG(VideoPredictor):
     The condition of frame t - 1, the action taken there and where the arm was, goes into the prediction of frame t.
     """
 
+    least_batch = 2  # BatchNorm takes its statistics over the batch
+
     def __init__(self, cfg: Svg, frame_shape: tuple[int, ...], k: int):
         super().__init__()
         self.cfg, self.latent_shape = cfg, (cfg.z_dim,)
@@ -94,7 +97,8 @@ class SVG(VideoPredictor):
         detach=True, forced=False, reference=None, feed=None, correct=None,
     ):  # fmt: skip
         b, steps = frames.shape[0], frames.shape[1] - 1
-        check(b > 1, "svg model: batch of clips", b, "2 or more: BatchNorm takes its statistics over the batch")
+        whole = b * distributed.size()
+        check(whole > 1, "svg model: batch of clips", whole, "2 or more: BatchNorm takes its statistics over the batch")
         x = frames.transpose(0, 1)  # (T, B, C, H, W)
         c = self.encode_cond(cond[:, :-1].transpose(0, 1))
         h, skips = self.encoder(x.flatten(0, 1), groups=steps + 1)

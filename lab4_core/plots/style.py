@@ -43,12 +43,12 @@ class Picture:
     caption: str = ""
 
     def png(self, dpi: int = 110) -> bytes:
-        out = io.BytesIO()
+        out, small = io.BytesIO(), io.BytesIO()
         self.figure.savefig(out, format="png", dpi=dpi)
-        if any(ax.images for ax in self.figure.axes):
-            return out.getvalue()
-        small = io.BytesIO()  # 256 colours are enough for lines on white, and a third of the bytes
-        Image.open(out).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+        drawn = Image.open(out).convert("RGB")
+        if not any(ax.images for ax in self.figure.axes):  # 256 colours are enough for lines on white
+            drawn = drawn.quantize(256)
+        drawn.save(small, "PNG", optimize=True)
         return small.getvalue()
 
     def __repr__(self) -> str:  # constant, so that a notebook's stored output can be compared
