@@ -31,10 +31,15 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The arithmetic of training and of rollouts for a `precision` field. `auto` is bf16 on a CUDA device that has it
-    and on a CPU whose matrix unit computes in it (AMX), where it wins (benchmarks/README.md), and fp32 elsewhere."""
+    and on a CPU whose matrix unit computes in it (AMX), where it wins (benchmarks/README.md), and fp32 elsewhere.
+
+    Where it is fp32 on a CUDA device, convolutions are told not to round to TF32, as they do by default: what fp32
+    gives is compared between machines."""
     if name == "auto":
-        on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         name = "bf16" if on_cuda or (device.type == "cpu" and has_amx()) else "fp32"
+    if device.type == "cuda" and name != "bf16":
+        torch.backends.cudnn.allow_tf32 = False
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 

@@ -13,6 +13,7 @@ from lab4_core import paths
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
 from lab4_core.data import Clips, VideoData
+from lab4_core.data.store import on_device
 from lab4_core.data.windows import gather
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import check_lengths
@@ -87,7 +88,7 @@ def make_batch(
         frames[:, 0], cond[:, 0] = _choose(jump, (x[:, 0] for x in other), first)
     free = weight[:, cfg.n_past :]
     share = float(free.mean()) if free.size else 1.0
-    gt_weight = torch.from_numpy(weight).to(frames.device)
+    gt_weight = on_device(weight, frames.device)
     known = tuple((weight == 1).all(0).tolist())  # here, where no GPU has to be asked
     return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
 

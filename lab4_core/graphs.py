@@ -8,7 +8,7 @@ replay overwrites them. What decides which operations run (the path) belongs to 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -48,11 +48,14 @@ class Graphs:
         """Recordings hold addresses: to be called when a tensor of the state was replaced by another."""
         self.recordings: dict[Hashable, Recording] = {}
         self.pool = torch.cuda.graph_pool_handle() if self.capture else None
+        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, inputs: Tensors, path: Hashable) -> Tensors:
         key = path, tuple((name, v.shape, v.dtype, v.stride()) for name, v in inputs.items())
         if key not in self.recordings:
-            self.recordings[key] = self.record(inputs, path)
+            device = next(iter(inputs.values())).device  # streams and generators are made on the current one
+            with torch.cuda.device(device) if self.capture else nullcontext():
+                self.recordings[key] = self.record(inputs, path)
         recording = self.recordings[key]
         for name, value in inputs.items():
             recording.inputs[name].copy_(value)
@@ -72,7 +75,8 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         if self.rng is not None:
             graph.register_generator_state(self.rng)
-        with torch.cuda.graph(graph, pool=self.pool):
+        self.stream = self.stream or torch.cuda.Stream()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = self.body(own, path)
         return Recording(own, outputs, graph.replay)
 

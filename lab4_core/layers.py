@@ -186,4 +186,7 @@ class Recurrent(nn.Module):
         self.lstm = nn.LSTM(o, o, layers)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
-        return self.lstm(self.embed(x), state)
+        if not x.is_cuda:
+            return self.lstm(self.embed(x), state)
+        with torch.autocast("cuda", enabled=False):  # under it cuDNN's LSTMs compute in fp16, whatever was asked for
+            return self.lstm(self.embed(x.to(self.embed.weight.dtype)), state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import ExitStack
 from typing import Any
 
@@ -142,19 +143,21 @@ class Learner:
         if cfg.skip_nonfinite or distributed.size() > 1 or not cfg.optimizer.recordable:
             return None
 
+        learner = weakref.proxy(self)  # a ring would keep a finished run's memory until somebody looks for rings
+
         def body(given: dict[str, Tensor], forced: bool) -> dict[str, Tensor]:
             reference = (given["reference"], given["reference_cond"]) if "reference" in given else None
             batch = Batch(given["frames"], given["cond"], given["gt_weight"], forced, 0.0, reference, None)
-            with recordable(self.optimizer):
-                for group in self.optimizer.param_groups:
+            with recordable(learner.optimizer):
+                for group in learner.optimizer.param_groups:
                     group["lr"] = given["lr"]
-                terms = self._gradients(batch, given["eps"], given["beta"])
-                self._update()
+                terms = learner._gradients(batch, given["eps"], given["beta"])
+                learner._update()
             return terms
 
         def state() -> list[Tensor]:
-            memory = [v for values in self.optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-            return [*self.model.parameters(), *self.model.buffers(), *memory]
+            memory = [v for of in learner.optimizer.state.values() for v in of.values() if isinstance(v, Tensor)]
+            return [*learner.model.parameters(), *learner.model.buffers(), *memory]
 
         return Graphs(body, state, capture, self.rng)
 

@@ -4,8 +4,13 @@ Recording needs a GPU; everything around it (copies in and out, the restored sta
 the place of a recording.
 """
 
+import gc
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lab4_core import accel, free_running, registry
 from lab4_core.batches import Batch
@@ -165,10 +170,57 @@ def test_what_asks_within_a_step_is_not_recorded(values):
     assert Learner(cfg, model, torch.device("cpu")).make_graphs(capture=False) is None
 
 
+class Questions(TorchDispatchMode):
+    """Operations that bring a number or a shape from the device to the host: a GPU is waited for, a recording fails."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        picks = name.startswith("index") and any(
+            getattr(i, "dtype", None) == torch.bool for i in tree_leaves(args[1:2])
+        )
+        if name in self.NAMES or picks:
+            self.asked.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [k for k in registry.kinds("optimizer") if registry.part_class("optimizer", k).recordable]
+)
+@pytest.mark.parametrize("model", [LAB, {"kind": "compact", "width": 8}])
+def test_a_recorded_step_asks_for_no_number(model, optimizer):
+    """Without a GPU too: what the body of a recording runs is the same there."""
+    it = learner("cpu", True, optimizer, model=model, strategies=["ema", "input_noise"])
+    it._path = lambda batch, beta: {"known": batch.known, "ahead": True}  # that of a GPU
+    it.step(batch(0, "cpu"), 0, 0.1, 1e-3)
+    with Questions() as questions:
+        it.step(batch(1, "cpu"), 1, 0.2, 1e-3)
+    assert not questions.asked
+
+
+def test_a_finished_learner_leaves_the_memory_at_once():
+    learner("cpu", True)  # torch remembers the first optimizer of a process
+    it = learner("cpu", True)
+    it.step(batch(0, "cpu"), 0, 0.1, 1e-3)
+    weights = weakref.ref(it.model)
+    gc.disable()
+    try:
+        del it
+        assert weights() is None, "a ring of references, which only the collector finds"
+    finally:
+        gc.enable()
+
+
 @needs_gpu
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("graphs", [False, True])
-def test_a_step_never_waits_for_the_gpu(graphs):
-    it = learner("cuda", graphs)
+def test_a_step_never_waits_for_the_gpu(graphs, optimizer):
+    it = learner("cuda", graphs, optimizer)
     given = [batch(i, "cuda") for i in range(4)]
     it.step(given[0], 0, 0.1, 1e-3)
     torch.cuda.set_sync_debug_mode("error")

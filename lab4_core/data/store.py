@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from lab4_core.data.scene import empty_scene
@@ -43,8 +44,14 @@ class Clips:
 
     @cached_property
     def scene(self) -> torch.Tensor:
-        """The picture (C, H, W) in [0, 1] without the person, see `empty_scene`."""
-        return empty_scene(self.frames, self.cond)
+        """The picture (C, H, W) in [0, 1] without the person, see `empty_scene`: found on the CPU, so that it is the
+        same one everywhere."""
+        return empty_scene(self.frames.cpu(), self.cond.cpu()).to(self.frames.device)
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """Beginnings and ends of the clips, int64 (2, clips), on the device of the frames."""
+        return torch.tensor(self.spans).T.contiguous().to(self.frames.device)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,12 @@ class Dataset:
     def load(self) -> VideoData:
         """Raises `Lab4Error` naming the path and what was expected there."""
         raise NotImplementedError
+
+
+def on_device(x: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What the host has made, on a device, without waiting for the device."""
+    x = torch.as_tensor(x)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def to_float(x: torch.Tensor) -> torch.Tensor:

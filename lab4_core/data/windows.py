@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lab4_core.data.store import Clips, to_float
+from lab4_core.data.store import Clips, on_device, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.registry import check
 
@@ -109,13 +109,13 @@ def gather(
 
     starts (B,) -> frames (B, T, C, H, W) and cond (B, T, k * C, …): images as floats in [0, 1], numbers as they are.
     The condition of a frame is made of those of the frames at the k offsets from it, one after the other; beyond the
-    ends of its clip the first or the last frame's is repeated. Only uint8 moves until the conversion, and nothing is
-    looked at on the host: a captured graph may hold this.
+    ends of its clip the first or the last frame's is repeated. Only uint8 moves until the conversion, and nothing waits
+    for a GPU.
     """
     device = clips.frames.device
-    starts = torch.as_tensor(starts, device=device)
+    starts = on_device(starts, device)
     index = starts[:, None] + torch.arange(n_frames, device=device)
-    begins, ends = torch.tensor(clips.spans, device=device).T.contiguous()
+    begins, ends = clips.bounds
     clip = torch.searchsorted(begins, starts, right=True)[:, None] - 1
     parts = [clips.cond[(index + o).clamp(begins[clip], ends[clip] - 1) if o else index] for o in cond_offsets]
     return to_float(clips.frames[index]), to_float(torch.cat(parts, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -98,14 +99,21 @@ class Move:
         return moved * self.inside
 
 
+@cache
+def inks(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the colours take away from white, and the same of the other side, (K, 3) each; made once, since a GPU waits
+    for what comes from the host."""
+    sides = (LEFT + RIGHT + MIDDLE, RIGHT + LEFT + MIDDLE)
+    return tuple(1 - torch.tensor(c, dtype=dtype, device=device) / 255 for c in sides)
+
+
 def other_side(cond: Tensor) -> Tensor:
     """Pose images (…, 3, H, W) in [0, 1] with the colours of left and right exchanged.
 
     A pixel is white paper with some ink on it: the ink's direction says which colour it is, its strength stays.
     """
     ink = 1 - cond
-    colours, others = (1 - torch.tensor(c, dtype=cond.dtype, device=cond.device) / 255
-                       for c in (LEFT + RIGHT + MIDDLE, RIGHT + LEFT + MIDDLE))  # fmt: skip
+    colours, others = inks(cond.dtype, cond.device)
     nearest = torch.einsum("...chw,kc->...khw", ink, F.normalize(colours, dim=1)).argmax(-3)
     pure = (others / others.amax(1, keepdim=True))[nearest].movedim(-1, -3)
     return 1 - pure * ink.amax(-3, keepdim=True)
