@@ -31,9 +31,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             updates = self._matrices(group) if group["matrices"] else self._vectors(group)
             for p, update in updates:
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
-                    update * group["lr"]
-                )  # alpha=, a number, would ask for it
+                # alpha=, which is a number, would ask a learning rate on a GPU for its value
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update * group["lr"])
 
     def _vectors(self, group: dict) -> Iterator[tuple[Tensor, Tensor]]:
         for p in (p for p in group["params"] if p.grad is not None):
