@@ -19,6 +19,10 @@ PRESETS = ("lab", "compact", "best")
 MEASURED = BENCHMARKS / "quality"  # the last measurements, a file for each set of clips, which the report shows
 TARGET = 30.0  # dB
 LOOKS = {"lab": 10}  # evaluations of a run, evenly over its epochs: one costs `lab` as much as a dozen steps
+# An epoch of the lab takes minutes and its schedules span 70 of them: while the others are done it is in its first,
+# where they stand at their beginnings. Stretched over the minutes they would end its learning after a few steps.
+BEGINNING = {"lab": {"lr_schedule": "constant", "annealing": {"kind": "none", "stop": 0.0},
+                     "teacher_forcing": {"kind": "constant", "ratio": 1.0}}}  # fmt: skip
 MANY_LOOKS = 20  # on a slow machine more would leave little time for the training
 
 
@@ -35,10 +39,10 @@ def time_to_quality(
 
     lab_times: `lab`, which comes last, is given this many times the minutes that `best` needed to 30 dB, where that is
     more: so a short measurement shows who is how much sooner there. Everything else is as the preset has it; its
-    schedules are stretched over the minutes. Returns, and with `json_path` writes, {"curves": {preset: [[minutes, dB],
-    …]}, "repeat_first": dB, …} with machine and data named; the minutes of the curves are those of training, without
-    the evaluations before. A run that is there already, or was stopped on the way, is taken up. Raises `Lab4Error` for
-    minutes that are none and for times below 0.
+    schedules are stretched over the minutes, but those of `lab` stay where its first epoch has them. Returns, and with
+    `json_path` writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the
+    minutes of the curves are those of training, without the evaluations before. A run that is there already, or was
+    stopped on the way, is taken up. Raises `Lab4Error` for minutes that are none and for times below 0.
     """
     if not minutes > 0:
         raise Lab4Error(f"quality = {minutes}: expected more than 0 minutes for each preset")
@@ -52,8 +56,8 @@ def time_to_quality(
             length = max(length, lab_times * (minutes_to(curves.get("best", []), TARGET) or 0.0))
         # the epochs stay the preset's: its schedules are counted in them
         epochs = load_config("full", preset, data, overrides).epochs
-        often = max(1, epochs // LOOKS.get(preset, MANY_LOOKS))
-        cfg = load_config("full", preset, data, {"name": f"quality-{preset}", "minutes": length, "eval_every": often,
+        often = {"minutes": length, "eval_every": max(1, epochs // LOOKS.get(preset, MANY_LOOKS))}
+        cfg = load_config("full", preset, data, {"name": f"quality-{preset}", **often, **BEGINNING.get(preset, {}),
                                                  **(overrides or {})})  # fmt: skip
         run = train(cfg, out=out)
         if not run.finished:

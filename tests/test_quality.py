@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lab4_core import plots, quality
+from lab4_core.clock import Clock
 from lab4_core.errors import Lab4Error
 from lab4_core.presets import load_config
 from lab4_core.quality import at_equal_minutes, curve_of, in_words, minutes_to, time_to_quality
@@ -102,5 +103,11 @@ def test_presets_keep_their_epochs(monkeypatch):
     time_to_quality(5)
     for preset in quality.PRESETS:
         cfg, usual = seen[f"quality-{preset}"], load_config("full", preset)
-        assert cfg.replace(name="x", minutes=None, eval_every=1) == usual.replace(name="x", eval_every=1)
+        begins = quality.BEGINNING.get(preset, {})
+        assert cfg.replace(name="x", minutes=None, eval_every=1) == usual.replace(name="x", eval_every=1, **begins)
+        if begins:  # what a run in its first epoch has, and for as long as it is there
+            at = [Clock(c, [(0, 2520)]).at(0, 0.0) for c in (cfg, usual)]
+            assert at[0].of(cfg.lr_schedule) == at[1].of(usual.lr_schedule) == 1
+            assert at[0].of(cfg.annealing) == at[1].of(usual.annealing) == 0
+            assert cfg.teacher_forcing.ratio_at(0, 70) == usual.teacher_forcing.ratio_at(0, 70) == 1
         assert 10 <= cfg.epochs // cfg.eval_every <= 25
