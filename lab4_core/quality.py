@@ -18,7 +18,7 @@ from lab4_core.presets import load_config
 PRESETS = ("lab", "compact", "best")
 MEASURED = BENCHMARKS / "quality"  # the last measurements, a file for each set of clips, which the report shows
 TARGET = 30.0  # dB
-LOOKS = {"lab": 10}  # evaluations of a run, evenly over its epochs: one costs `lab` as much as a dozen steps
+LOOKS = {"lab": 2}  # evaluations of a run, evenly over its epochs: one costs `lab` as much as a dozen steps
 # An epoch of the lab takes minutes and its schedules span 70 of them: while the others are done it is in its first,
 # where they stand at their beginnings. Stretched over the minutes they would end its learning after a few steps.
 BEGINNING = {"lab": {"lr_schedule": "constant", "annealing": {"kind": "none", "stop": 0.0},

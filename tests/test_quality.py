@@ -110,4 +110,13 @@ def test_presets_keep_their_epochs(monkeypatch):
             assert at[0].of(cfg.lr_schedule) == at[1].of(usual.lr_schedule) == 1
             assert at[0].of(cfg.annealing) == at[1].of(usual.annealing) == 0
             assert cfg.teacher_forcing.ratio_at(0, 70) == usual.teacher_forcing.ratio_at(0, 70) == 1
-        assert 10 <= cfg.epochs // cfg.eval_every <= 25
+        assert cfg.epochs // cfg.eval_every == {"lab": 2}.get(preset, 20)
+
+
+def test_a_preset_has_one_colour_in_all_panels():
+    one = {"curves": {"best": [[1, 20.0]]}, "repeat_first": 20.0, "data": {"name": "a"}, "split": "val", "device": "d"}
+    two = {**one, "curves": {"lab": [[1, 10.0]], "best": [[1, 20.0]]}}
+    figure = plots.plot_quality(one, two)
+    colours = [{line.get_label(): line.get_color() for line in ax.lines} for ax in figure.axes]
+    assert colours[0]["best"] == colours[1]["best"] != colours[1]["lab"]
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == {"best", "lab", "repeat the first frame"}

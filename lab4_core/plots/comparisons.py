@@ -79,17 +79,19 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str 
 @styled
 def plot_quality(*found: Mapping[str, Any]) -> Figure:
     """PSNR against minutes of training, a curve a preset, of what `quality.time_to_quality` measured: a panel for each
-    set of clips."""
+    set of clips, whose presets may be others."""
+    presets = list(dict.fromkeys(preset for measured in found for preset in measured["curves"]))
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
     for ax, measured in zip(panels, found):
-        for i, (preset, curve) in enumerate(measured["curves"].items()):
+        for preset, curve in measured["curves"].items():
             minutes, psnr = np.array(curve).T
-            ax.plot(minutes, psnr, color=COLOURS[i], marker="o", markersize=3, label=preset)
+            ax.plot(minutes, psnr, color=COLOURS[presets.index(preset)], marker="o", markersize=3, label=preset)
         ax.axhline(measured["repeat_first"], color=GREY, linestyle="--", label="repeat the first frame")
         ax.set(xscale="log", xlabel="minutes of training",
                title=f"{measured['data']['name']}, {measured['split']}\n{measured['device']}")  # fmt: skip
         ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     panels[0].set_ylabel("PSNR of the rollout (dB)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    drawn = {line.get_label(): line for ax in panels for line in ax.lines}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=5)
     return figure
