@@ -78,10 +78,10 @@ class Clock:
         return Position(epoch, self.cfg.epochs, at, steps, windows, pass_index, index)
 
     def peak(self, schedule) -> float:
-        """The largest value of a schedule over the run."""
+        """The largest value of a schedule over the run; in a very long one at every so many steps."""
         steps = MINUTES_RESOLUTION if self.cfg.minutes else self.total
         n = self.cfg.epochs if schedule.unit == "epoch" else steps
-        return max(schedule(i, n) for i in range(n))
+        return max(schedule(i, n) for i in range(0, n, max(1, n // MINUTES_RESOLUTION)))
 
     def _windows(self, epoch: int) -> Windows:
         return self.fast if epoch < self.cfg.fast_epochs else self.full
