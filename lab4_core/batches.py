@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab4_core import paths
+from lab4_core import distributed, paths
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
 from lab4_core.data import Clips, VideoData
@@ -93,11 +94,16 @@ def make_batch(
     return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
 
 
-def check_sizes(cfg: Config, data: VideoData, model: VideoPredictor, clock: Clock) -> None:
+def check_ahead(cfg: Config, data: VideoData, model: VideoPredictor, clock: Clock) -> None:
     """Raises `Lab4Error` for what would end a training late or without a word: validation clips with nothing to
     predict, a last batch of a pass too small for the model, and a batch that this machine's memory cannot hold (the
-    system would kill a notebook's kernel)."""
+    system would kill a notebook's kernel). Says on stderr where the KL never counts although it was asked for."""
     check_lengths(data.val, cfg, "val")
+    if cfg.beta and getattr(cfg.annealing, "stop", 1) and not clock.peak(cfg.annealing) and distributed.leads():
+        unit = cfg.annealing.unit
+        print(f"lab4: beta is 0 throughout this run: {cfg.annealing.kind} annealing counts in {unit}s, too few here to "
+              f"rise; expected fewer cycles{', more epochs or annealing.unit = step' if unit == 'epoch' else ''}",
+              file=sys.stderr)  # fmt: skip
     smallest = min(clock.full.smallest_batch, clock.fast.smallest_batch)
     if smallest < model.least_batch:
         raise Lab4Error(

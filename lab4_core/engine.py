@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lab4_core import accel, checkpoint, distributed, runlog
-from lab4_core.batches import check_sizes, make_batch
+from lab4_core.batches import check_ahead, make_batch
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
 from lab4_core.data import VideoData, left_out, load_data
@@ -87,7 +87,7 @@ class _Training:
         self.train_clips = type(clips)(clips.frames.to(device), clips.cond.to(device), clips.starts)
         self.clock = Clock(cfg, data.train.spans)
         self.learner = Learner(cfg, build_model(cfg, self.train_clips, self.device), self.device)
-        check_sizes(cfg, data, self.learner.model, self.clock)
+        check_ahead(cfg, data, self.learner.model, self.clock)
         self.eval_model = build_model(cfg, self.train_clips, self.device)
         self.trackers = Trackers(loggers, run)
         self.step, self.seconds, self.skipped = 0, 0.0, 0

@@ -219,10 +219,15 @@ def test_what_cannot_be_scored_is_refused_before_the_training(tmp_path):
             l4.evaluate(run, n_samples=samples)
 
 
-def test_the_effective_beta_is_that_of_the_run(tmp_path):
+def test_the_effective_beta_is_that_of_the_run(tmp_path, capsys):
     """Ten cycles in ten epochs are ten beginnings of a ramp: the highest beta is 0, and so is the effective one."""
     run = l4.train(config(epochs=2, steps=2, annealing="cyclical"), out=tmp_path)
     assert run.result["effective_beta"] == 0
+    said = capsys.readouterr().err
+    assert "lab4: beta is 0 throughout this run: cyclical annealing counts in epochs, too few here to rise" in said
+    for annealing in ("none", {"kind": "none", "stop": 0.0}, {"kind": "cyclical", "unit": "step"}):
+        l4.train(config(epochs=2, steps=40, annealing=annealing), out=tmp_path)
+    assert "beta is 0" not in capsys.readouterr().err, "it rises, or nobody asked for it"
     clock = Clock(config(steps=100, epochs=10), [(0, 40)])
     assert [clock.at(step, 0.0).step for step in range(100)] == list(range(100))
     assert [clock.at(step, 0.0).epoch for step in range(100)] == [step // 10 for step in range(100)]
