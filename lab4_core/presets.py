@@ -28,7 +28,7 @@ COMPACT: dict[str, Any] = {
     "eval_every": 4,
 }
 BEST = COMPACT | {
-    "model": {"kind": "compact", "width": 48, "depth": 2, "pose_reach": 3},
+    "model": {"kind": "compact", "width": 48, "depth": 2, "pose_reach": 3, "pose_gain": 4.0},
     "epochs": 100,
     "eval_every": 10,
     "keep": "last",
@@ -43,7 +43,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": BEST,
     # For a GPU: twice as wide, five times the clips a step.
     "best-gpu": BEST
-    | {"model": {"kind": "compact", "width": 96, "depth": 3, "pose_reach": 3}, "batch_size": 48, "epochs": 2000},
+    | {
+        "model": BEST["model"] | {"width": 96, "depth": 3},
+        "batch_size": 48,
+        "epochs": 2000,
+    },
     # The lab's earlier version as report_001 ran it: 22.2 M parameters, 300 epochs of 600 iterations.
     "svg-lab": {
         "model": "svg",

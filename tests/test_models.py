@@ -136,6 +136,23 @@ def test_a_rollout_tells_the_model_what_its_training_told_it():
     assert (rollout(model, x[:, :1], cond[None] / 255) - made).abs().max() > 1e-6, "what is told makes a difference"
 
 
+def test_a_pose_gain_is_a_scale_of_the_weights_that_read_poses():
+    """So it changes what is learnt soon, not what can be said: the same function, with those weights divided by it."""
+    plain, strong = (build({"kind": "compact", "width": 8, "pose_gain": gain}).double() for gain in (1.0, 4.0))
+    weights, of_poses = plain.state_dict(), plain.pose_stem.in_channels
+    for name in ("pose_stem", "previous_pose_stem", "reference_stem", "posterior_net.0"):
+        of_frames, of_pose = weights[f"{name}.weight"].tensor_split([-of_poses], dim=1)
+        weights[f"{name}.weight"] = torch.cat([of_frames, of_pose / 4], 1)
+    strong.load_state_dict(weights)
+    frames, cond, eps = (v.double() for v in clip(plain, 2, 4))
+    weight, reference = torch.ones(2, 3).double(), (frames[:, 0], cond[:, 0])
+    a, b = (m.unroll(frames, cond, weight, eps, reference=reference) for m in (plain, strong))
+    torch.testing.assert_close(a.x_pred, b.x_pred)
+    torch.testing.assert_close(a.mu, b.mu)
+    strong.load_state_dict(plain.state_dict())
+    assert (strong.unroll(frames, cond, weight, eps, reference=reference).x_pred - a.x_pred).abs().max() > 1e-6
+
+
 def test_detaching_cuts_the_gradient_through_the_prediction():
     model = build({"kind": "compact", "width": 8})
     frames, cond, eps = clip(model, 1, 4)

@@ -12,6 +12,7 @@ It differs from the lab's model in six ways, each an answer to a known failure o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,7 @@ class CompactCVAE(FrameCVAE):
         super().__init__()
         channels, height, width = frame_shape
         w, fold = cfg.width, 4  # 2x2 pixels become 4 channels
+        self.pose_gain = cfg.pose_gain
         if cfg.pose_reach:
             self.cond_offsets = (0, -cfg.pose_reach, cfg.pose_reach)
         poses = cond_shape[0] * len(self.cond_offsets)
@@ -72,11 +74,11 @@ class CompactCVAE(FrameCVAE):
         self.scene.copy_(torch.logit(scene, DARKEST) / SCENE_SCALE)
 
     def encode_cond(self, cond, groups=None):
-        folded = fold_pose(cond)
+        folded = fold_pose(cond, self.pose_gain)
         return folded, self.pose_stem(folded), self.previous_pose_stem(folded)
 
     def encode_reference(self, frame, cond):
-        seen = self.reference_stem(torch.cat([fold(frame), fold_pose(cond)], 1)) + self.place
+        seen = self.reference_stem(torch.cat([fold(frame), fold_pose(cond, self.pose_gain)], 1)) + self.place
         return seen, torch.logit(frame, DARKEST)
 
     def posterior(self, h, c):
@@ -98,9 +100,10 @@ def fold(x: Tensor) -> Tensor:
     return F.pixel_unshuffle(2 * x - 1, 2)
 
 
-def fold_pose(cond: Tensor) -> Tensor:
-    """Pose images (M, C, H, W) to (M, 4 C, H / 2, W / 2), lines on zero: skeletons are drawn on white."""
-    return F.pixel_unshuffle(1 - cond, 2)
+def fold_pose(cond: Tensor, gain: float) -> Tensor:
+    """Pose images (M, C, H, W) to (M, 4 C, H / 2, W / 2), lines of up to `gain` on zero: skeletons are drawn on
+    white."""
+    return F.pixel_unshuffle(gain * (1 - cond), 2)
 
 
 @register("model", "compact")
@@ -109,18 +112,21 @@ class Compact(ModelConfig):
     """width: channels at half resolution (twice and three times that below).  z_dim: channels of z at an eighth
     of the resolution, 4 x 8 places for 32 x 64 frames.  depth: blocks there.  pose_reach: frames before and after a
     frame whose poses the model sees too (0: none); a fast limb is blurred along its way, and a skeleton found a frame
-    late or without an arm is told by its neighbours."""
+    late or without an arm is told by its neighbours.  pose_gain: what pose images are multiplied by: their lines are a
+    pixel wide, and beside dense frames a network learns late to read them."""
 
     width: int = 32
     z_dim: int = 4
     depth: int = 1
     pose_reach: int = 0
+    pose_gain: float = 1.0
 
     def __post_init__(self):
         check(self.width >= 8 and self.width % 8 == 0, "compact model: width", self.width, "a multiple of 8")
         check(self.z_dim >= 1, "compact model: z_dim", self.z_dim, "1 or more")
         check(self.depth >= 1, "compact model: depth", self.depth, "1 or more")
         check(self.pose_reach >= 0, "compact model: pose_reach", self.pose_reach, "0 frames or more")
+        check(0 < self.pose_gain < math.inf, "compact model: pose_gain", self.pose_gain, "more than 0")
 
     def build(self, frame_shape, cond_shape):
         check(len(frame_shape) == 3 and all(s % 8 == 0 for s in frame_shape[1:]), "compact model: frames", frame_shape,
