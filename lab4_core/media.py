@@ -27,7 +27,8 @@ SHOWN_FRAMES = 160  # a longer clip is thinned to about this many frames when it
 
 
 def to_uint8(images: Any) -> np.ndarray:
-    """(T, C, H, W) or (T, H, W, C) with C = 3, numpy or torch, uint8 or float in [0, 1] -> (T, H, W, 3) uint8.
+    """(T, C, H, W) or (T, H, W, C), C = 3, or 1 for grey, numpy or torch, uint8 or float in [0, 1] -> (T, H, W, 3)
+    uint8.
 
     Floats are clipped before they become bytes: a prediction of 1.01 is white, not the black it would wrap to.
     Raises `Lab4Error` for another shape or type, and for NaN, naming the frame.
@@ -37,10 +38,12 @@ def to_uint8(images: Any) -> np.ndarray:
         images = images.detach().cpu()
         images = (images.float() if images.is_floating_point() else images).numpy()
     images = np.asarray(images)
-    if images.ndim != 4 or 3 not in (images.shape[1], images.shape[3]) or 0 in images.shape:
-        raise Lab4Error(f"images of shape {images.shape}: expected (T, 3, H, W) or (T, H, W, 3)")
-    if images.shape[1] == 3 and (channels_first or images.shape[3] != 3):
+    if images.ndim != 4 or not {images.shape[1], images.shape[3]} & {1, 3} or 0 in images.shape:
+        raise Lab4Error(f"images of shape {images.shape}: expected (T, C, H, W) or (T, H, W, C) with C = 3, or 1: grey")
+    n = 3 if 3 in (images.shape[1], images.shape[3]) else 1
+    if images.shape[1] == n and (channels_first or images.shape[3] != n):
         images = images.transpose(0, 2, 3, 1)
+    images = images if n == 3 else images.repeat(3, axis=3)
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
     if not np.issubdtype(images.dtype, np.floating):

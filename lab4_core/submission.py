@@ -27,7 +27,8 @@ def write_submission(path: Any, clips: Iterable[Any]) -> Path:
     """Write the predictions of all test clips, in their order: each (T, C, H, W) as in `media.to_uint8`, frame 0 first.
 
     The clips may come from a generator: one is held at a time. Raises `Lab4Error` when there is none or their
-    frames differ in size. Kaggle wants 630 frames of (3, 32, 64) a clip; other lengths and sizes are written too.
+    frames differ in size. Kaggle wants 630 frames of (3, 32, 64) a clip; other lengths and sizes are written too, and
+    grey frames as three equal channels.
     """
     size, ids = None, itertools.count()
     with replacing(path) as temporary, open(temporary, "w", newline="\n", encoding="ascii") as file:

@@ -37,11 +37,19 @@ def test_layouts_and_types_agree():
     assert np.array_equal(to_uint8(three_wide), three_wide.permute(0, 2, 3, 1).numpy())  # torch is channels first
 
 
+def test_grey_clips_are_shown_as_they_are():
+    grey = moving_square(3)[..., :1]
+    shown = grey.repeat(3, axis=3)
+    tensor = torch.from_numpy(grey).permute(0, 3, 1, 2)
+    for same in (grey, tensor, tensor.numpy(), tensor / 255):
+        assert np.array_equal(to_uint8(same), shown)
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [
         (np.zeros((32, 64, 3), np.uint8), r"shape \(32, 64, 3\)"),
-        (np.zeros((2, 1, 32, 64), np.uint8), r"shape \(2, 1, 32, 64\)"),
+        (np.zeros((2, 2, 32, 64), np.uint8), r"shape \(2, 2, 32, 64\)"),
         (np.zeros((0, 32, 64, 3), np.uint8), r"shape \(0, 32"),
         (np.zeros((2, 32, 64, 3), np.int64), "int64"),
         (np.stack([np.zeros((4, 4, 3)), np.full((4, 4, 3), np.nan)]), "frame 1 holds NaN"),

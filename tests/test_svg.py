@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from lab4_core import registry
+from lab4_core import inference, registry
+from lab4_core.data import Clips, TestClip, VideoData
 from lab4_core.engine import train
 from lab4_core.errors import Lab4Error
 from lab4_core.free_running import rollout
@@ -175,3 +176,21 @@ def test_a_last_batch_of_one_clip_is_refused_before_the_training(tmp_path):
     cfg = load_config("smoke", "svg-compact", None, few)
     with pytest.raises(Lab4Error, match=r"batch_size = 2: the last batch of a pass holds 1, .* 2 clips or more"):
         train(cfg, out=tmp_path)
+
+
+@pytest.mark.parametrize(("preset", "model", "n_past", "cond"), [
+    ("svg-compact", SMALL, 2, torch.rand(12, 7)),
+    ("compact", {"kind": "compact", "width": 8}, 1, torch.randint(0, 255, (12, 3, 16, 32), dtype=torch.uint8)),
+])  # fmt: skip
+def test_grey_video_from_training_to_what_is_handed_in(preset, model, n_past, cond, tmp_path):
+    """Moving digits, the other data these models are known for, have one channel."""
+    frames = torch.randint(0, 255, (12, 1, 16, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    clips = Clips(frames, cond, (0, 6))
+    data = VideoData("grey", clips, clips, (TestClip("0", frames[:n_past], cond[:6], frames[:6]),), "0")
+    amount = {"model": model, "n_frames": 4, "eval_frames": 6, "batch_size": 2, "steps": 2, "epochs": 1, "name": "grey"}
+    run = train(load_config("smoke", preset, None, amount), out=tmp_path, data=data)
+    assert inference.evaluate(run, data=data).psnr.shape == (2, 6 - n_past)
+    written = inference.test(run, data=data)
+    assert {"pred_seq0.gif", "pred_seq0.png"} <= {path.name for path in written} and all(p.is_file() for p in written)
+    video = inference.rollout(run, frames[:n_past], cond[:6], truth=frames[:6])
+    assert {panel.shape[1:] for panel in video.panels.values()} == {(16, 32, 3)}
