@@ -41,7 +41,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     """
     path = Path(path)
     if not path.is_file():
-        raise Lab4Error(f"checkpoint {path}: no such file")
+        raise Lab4Error(f"checkpoint {path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
     try:
         _check_archive(path)
         state = torch.load(path, map_location=device, weights_only=True)
@@ -53,8 +53,8 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
             "expected tensors and plain values only"
         ) from e
     except Exception as e:  # a damaged file fails in as many ways as it has bytes
-        first = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise Lab4Error(f"checkpoint {path}: truncated or not a checkpoint ({first})") from e
+        said = not isinstance(e, (KeyError, OSError)) and str(e).splitlines()  # of these two it is a bare number
+        raise Lab4Error(f"checkpoint {path}: truncated or not a checkpoint{f' ({said[0]})' if said else ''}") from e
     if not isinstance(state, dict):
         raise Lab4Error(f"checkpoint {path}: holds a {type(state).__name__}, expected a dict of tensors")
     return state

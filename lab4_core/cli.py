@@ -84,7 +84,7 @@ class Train(Common):
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
-            lists = [text for text in self.sets if "," in text]
+            lists = [text for text in self.sets if "," in text and "={" not in text]  # {…} is one value in JSON
             if lists:
                 raise Lab4Error(f"{e} (to try several values: lab4 sweep --set {' --set '.join(lists)})") from e
             raise
@@ -296,6 +296,10 @@ class Claims:
         root = options.dataset_root(self.data)
         data = "lab4" if root else "dancer"
         out = Path(self.out or runs_dir() / f"claims-{data}")
+        if self.out and not self.run and not (out / "sweep.csv").is_file():
+            raise Lab4Error(
+                f"claims --out {out}: no sweep.csv in it; expected the folder of a sweep, or --run beside it"
+            )
         if self.run:
             points = claims.points_of_all([claim for claim, _ in chosen])
             run_sweep(points, out, {"data": root or ""}, self.engine, self.slots)
@@ -342,6 +346,7 @@ class Data:
 
     def main(self) -> None:
         from lab4_core.data import convert_tfrecords, write_bair, write_lab4
+        from lab4_core.data.lab4_write import check_new
         from lab4_core.registry import build
 
         if self.from_tfrecord:
@@ -353,8 +358,9 @@ class Data:
             if not (x and width.isdigit() and height.isdigit()):
                 raise Lab4Error(f"--size {self.size}: expected WIDTHxHEIGHT in pixels, as in 64x32")
             values |= {"width": int(width), "height": int(height)}
-        dataset = build("data", {"kind": self.kind, "seed": self.seed, **values}).load()
-        print((write_bair if self.kind == "robot" else write_lab4)(dataset, self.out))
+        dataset = build("data", {"kind": self.kind, "seed": self.seed, **values})
+        check_new(self.out)  # ahead of the work
+        print((write_bair if self.kind == "robot" else write_lab4)(dataset.load(), self.out))
 
 
 @dataclass(kw_only=True)
@@ -381,9 +387,9 @@ class Import:
     """a .safetensors file of `lab4 export`, or the lab's .ckpt file: {"state_dict": ...} or the bare weights"""
     out: Folder = None
     """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
-    norm: Literal["image", "running"] = "image"
-    """BatchNorm of the poses: by each image's own statistics, as the lab's template trains and tests, or by the
-    running averages"""
+    norm: options.one_of(["image", "running"]) = None
+    """BatchNorm of the poses: by each image's own statistics, as the lab's template trains and tests (image, the
+    default), or by the running averages"""
     sets: Sets = ()
     """other values of the model, as model.f_dim=64"""
 
@@ -399,7 +405,8 @@ class Import:
                 )
             print(pretrained(lab_flags.local_path(self.ckpt), self.out).dir)
             return
-        overrides = {"model.norm": self.norm, **options.set_overrides(self.sets)}
+        norm = {"model.norm": self.norm} if self.norm else {}
+        overrides = {**norm, **options.set_overrides(self.sets)}
         print(import_checkpoint(lab_flags.local_path(self.ckpt), self.out, overrides).dir)
 
 
@@ -446,7 +453,7 @@ class Bench:
                                     overrides=options.set_overrides(self.sets))  # fmt: skip
             print(*in_words(found), sep="\n")
             return
-        unused = {"--lab-times": self.lab_times, "--data": self.data, "--out": self.out, "--set": self.sets}
+        unused = {"--lab_times": self.lab_times, "--data": self.data, "--out": self.out, "--set": self.sets}
         if any(unused.values()):
             given = ", ".join(name for name, value in unused.items() if value)
             raise Lab4Error(f"bench {given}: expected --quality MINUTES beside it")
@@ -502,14 +509,18 @@ def note(*lines: str) -> None:
 
 
 def open_run(text: str, out: str | None, root: str | None, overrides: Mapping[str, Any]) -> Any:
-    """The run that a path means. A checkpoint of the lab becomes one under `out`, of the dataset at `root` and with
-    these overrides."""
+    """The run that a path means. An exported file becomes one under `out`; so does a checkpoint of the lab, of the
+    dataset at `root` and with these overrides."""
     from lab4_core.inference import import_checkpoint, load_run
 
     path, line = lab_flags.find_checkpoint(text)
     note(*filter(None, [line]))
     if path.is_dir():
         return load_run(path)
+    if path.suffix == ".safetensors":
+        from lab4_core.weights import pretrained
+
+        return pretrained(path, out)
     folder = options.dataset_root(root)
     data = {"data": "lab4", "data.root": folder} if folder else {}
     return import_checkpoint(path, out, layer(data, overrides))
@@ -594,13 +605,19 @@ def check_points(
         raise error
 
 
+def at_home(argument: str) -> str:
+    """~/x and --out=~/x: most shells leave a ~ behind a = as it is."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (os.path.expanduser(value) if value.split("/")[0] == "~" else value)
+
+
 def parse(argv: Sequence[str] | None = None) -> Any:
     """The command of a command line. tyro prints its own error for a wrong one and exits with 2."""
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="lab4",
         description="Conditional VAEs that predict video: train, score and roll out.",
-        args=argv,
+        args=[at_home(argument) for argument in (sys.argv[1:] if argv is None else argv)],
         use_underscores=True,
         config=(FlagCreatePairsOff,),
     )
@@ -610,14 +627,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 (a sweep with failed points), 2 (an error), 130 (Ctrl-C)."""
     command = parse(argv)
     try:
-        return command.main() or 0
+        code = command.main() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read has seen enough, as `head` does; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Lab4Error as e:
         if os.environ.get("LAB4_DEBUG") == "1":
             raise
         print(f"lab4: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lab4: stopped; the same command goes on where it was", file=sys.stderr)
+        goes_on = isinstance(command, (Train, Report, Sweep, Claims)) or getattr(command, "quality", None)
+        print(f"lab4: stopped{'; the same command goes on where it was' if goes_on else ''}", file=sys.stderr)
         return 130
 
 

@@ -22,14 +22,17 @@ def results_path(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> P
 
 
 def write_results(claim: Claim, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER, data: str = "dancer") -> None:
-    """Keep what a sweep measured beside the claim: its finished rows, without what depends on the machine. Where the
-    sweep has none of the claim, what was measured before stays."""
+    """Keep what a sweep measured beside the claim: its finished rows, without what depends on the machine. Points that
+    the sweep has not finished stay as they were measured before."""
     axes = list(dict.fromkeys(k for point in claim.points() for k in point))
     kept = ("status", "psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr")
-    found = [row for point in claim.points() if (row := finished_row(rows, point))]
-    if not found:
-        return
     path = results_path(claim, folder, data)
+    tables = rows, read_table(path)
+    found = [
+        row for point in claim.points() if (row := finished_row(tables[0], point) or finished_row(tables[1], point))
+    ]
+    if not any(finished_row(rows, point) for point in claim.points()):
+        return
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, ["point", *axes, *kept], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

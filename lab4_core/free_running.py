@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lab4_core import accel
 from lab4_core.graphs import Graphs, Tensors
 from lab4_core.models.base import Feed, VideoPredictor
+from lab4_core.registry import check
 
 BLOCK = 16  # steps whose conditions are encoded together, and which a GPU is given as one recording
 RECORD_FROM = 8 * BLOCK  # steps: recording costs as much as a few blocks
@@ -39,6 +40,7 @@ def rollout(
     inside the model, fp32 or bf16; the frames are fp32 either way. `tick(done, total)` is called after every block of
     steps. graphs: what makes the recordings of blocks; by default a long rollout on a GPU has them.
     """
+    check(0 <= seed < 2**63, "seed", seed, "0 or more, less than 2 to the power of 63")
     was_training = model.training
     model.eval()
     b, total, n_past = cond.shape[0], cond.shape[1], past.shape[1]

@@ -27,8 +27,7 @@ SHOWN_FRAMES = 160  # a longer clip is thinned to about this many frames when it
 
 
 def to_uint8(images: Any) -> np.ndarray:
-    """(T, C, H, W) or (T, H, W, C), C = 3, or 1 for grey, numpy or torch, uint8 or float in [0, 1] -> (T, H, W, 3)
-    uint8.
+    """(T, C, H, W) or (T, H, W, C), C = 3 or 1, numpy or torch, uint8 or float in [0, 1] -> (T, H, W, 3) uint8.
 
     Floats are clipped before they become bytes: a prediction of 1.01 is white, not the black it would wrap to.
     Raises `Lab4Error` for another shape or type, and for NaN, naming the frame.
@@ -48,11 +47,9 @@ def to_uint8(images: Any) -> np.ndarray:
         return np.ascontiguousarray(images)
     if not np.issubdtype(images.dtype, np.floating):
         raise Lab4Error(f"images of type {images.dtype}: expected uint8, or floats in [0, 1]")
-    broken = np.isnan(images).any(axis=(1, 2, 3))
-    if broken.any():
-        raise Lab4Error(
-            f"images: frame {int(broken.argmax())} holds NaN: expected numbers in [0, 1] (did training diverge?)"
-        )
+    if (broken := np.isnan(images).any(axis=(1, 2, 3))).any():
+        frame = int(broken.argmax())
+        raise Lab4Error(f"images: frame {frame} holds NaN: expected numbers in [0, 1] (did training diverge?)")
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8, order="C")
 
 

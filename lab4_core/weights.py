@@ -54,7 +54,7 @@ def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None 
     """
     path = Path(path)
     if not path.is_file():
-        raise Lab4Error(f"weights {path}: no such file")
+        raise Lab4Error(f"weights {path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(KEY, "null"))

@@ -168,6 +168,19 @@ def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, 
     (tmp_path / "empty").mkdir()
     write_table(rows_of([{"seed": 99}], lambda p: 20.0), tmp_path / "empty")
     assert cli.main(["claims", str(path), "--out", str(tmp_path / "empty")]) == 0 and capsys.readouterr().out == said
+    # nor does a sweep that has finished one point of them, whose number is the newer one
+    (tmp_path / "one").mkdir()
+    point = {**read_claim(path).points()[0], "seed": 0}
+    write_table(rows_of([point], lambda p: 26.0), tmp_path / "one")
+    assert cli.main(["claims", str(path), "--out", str(tmp_path / "one")]) == 0
+    assert "over 3 seeds" in capsys.readouterr().out
+    stored = findings.read_results(read_claim(path), tmp_path)
+    assert len(stored) == 6 and sorted(float(row["psnr"]) for row in stored)[-1] == 26
+    assert cli.main(["claims", str(path), "--run", "--out", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out == said
+    # a folder that is none is a slip, and not "nothing new"
+    assert cli.main(["claims", str(path), "--out", str(tmp_path / "nowhere")]) == 2
+    assert "no sweep.csv in it" in capsys.readouterr().err
 
     # real frames have results of their own, and a row of the table names the command that measured it
     root = tmp_path / "LAB4_Dataset"

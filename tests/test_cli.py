@@ -156,15 +156,45 @@ def test_set_is_read_as_text_number_or_json():
     ("sweep --set anealing=none,cyclical", "did you mean 'annealing'"),
     ("sweep", "no points"),
     ("import nowhere.ckpt", "nowhere.ckpt"),
+    ("import .", "a folder, expected a file"),
+    ("import folder.safetensors", "a folder, expected a file"),
+    ("bench --lab_times 2", "bench --lab_times: expected --quality"),
+    ("data --out full", "full is not empty: expected the name of a new folder"),
+    ("data --out full/x", "x is a file: expected the name of a new folder"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(line, words, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LAB4_RUNS", str(tmp_path))
+    for folder in ("full", "folder.safetensors"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "full" / "x").write_text("x")
     code, out, err = lab4(line, capsys)
     assert code == 2 and words in err and err.startswith("lab4: error: ") and err.count("\n") == 1 and not out
     monkeypatch.setenv("LAB4_DEBUG", "1")
     with pytest.raises(Lab4Error):
         cli.main(shlex.split(line))
+
+
+@pytest.mark.parametrize("size", ["--frames 99999999999", "--size 99999999x32", "--kind robot --clips 99999999999"])
+def test_more_than_the_memory_holds_is_refused_before_it_is_drawn(size, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    code, _, err = lab4(f"data --out {tmp_path}/new {size}", capsys)
+    (said,) = [line for line in err.splitlines() if line.startswith("lab4: error: data ")]
+    assert code == 2 and "GB of memory that are free" in said and not (tmp_path / "new").exists()
+
+
+def test_one_value_in_json_is_no_list_of_values(capsys):
+    code, _, err = lab4('train --set data={"kind":"dancer","frames":1}'.replace('"', '\\"'), capsys)
+    assert code == 2 and "frames" in err and "to try several values" not in err
+
+
+def test_the_home_folder_is_found_behind_an_equals_sign(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("USERPROFILE", "/somewhere")
+    assert cli.at_home("--out=~/x") == "--out=/somewhere/x" and cli.at_home("~/x") == "/somewhere/x"
+    for as_it_is in ("--out=~x", "--set", "a=~/x", "x~/y", "--out=", "--name=~~"):
+        assert cli.at_home(as_it_is) == as_it_is
+    assert cli.parse(["train", "--out=~/x"]).out == "/somewhere/x"
 
 
 @pytest.mark.parametrize("line", ["trane", "train --bogus 1", "train --epochs many", "evaluate", ""])
@@ -185,6 +215,22 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, tmp_path):
     partial = SimpleNamespace(result={"status": "partial"})
     monkeypatch.setattr(engine, "train", lambda *args, **kwargs: partial)
     assert lab4(f"train --out {tmp_path}", capsys)[0] == 130
+    # nothing promises to go on where nothing does
+    monkeypatch.setattr(cli.Bench, "main", interrupted)
+    assert lab4("bench", capsys)[::2] == (130, "lab4: stopped\n")
+    assert lab4("bench --quality 1", capsys)[2] == "lab4: stopped; the same command goes on where it was\n"
+
+
+def test_a_reader_that_goes_away_is_no_failure(tmp_path):
+    """As `lab4 claims | head -1`: the pipe is closed before a line is written."""
+    code = "import sys; from lab4_core import cli; input(); sys.exit(cli.main(['claims', '--markdown']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, cwd=paths.ROOT)  # fmt: skip
+    process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.wait(120) == 0 and process.stderr.read() == ""
+    process.stderr.close()
 
 
 def test_train_prints_the_run_last_and_does_not_train_twice(world, capsys):
@@ -229,6 +275,20 @@ def test_test_writes_the_submission_and_prints_what_it_wrote(world, capsys, tmp_
     written = [Path(line) for line in out.splitlines()]
     assert code == 0 and all(path.is_file() for path in written)
     assert {path.name for path in written} >= {"submission.csv", "pred_seq0.gif"}
+    for seed in ("-1", "9" * 30):
+        code, _, err = lab4(f"test {world.run} --out {tmp_path}/x --device cpu --seed {seed}", capsys)
+        assert code == 2 and f"lab4: error: seed = {seed}: expected 0 or more" in err and err.count("\n") == 1
+
+
+def test_an_exported_file_is_scored_like_a_run(world, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB4_RUNS", str(tmp_path))
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    assert lab4(f"export {world.run} {tmp_path}/m.safetensors", capsys)[0] == 0
+    of_the_run, of_the_file = (
+        lab4(f"evaluate {what} --data {world.data} --device cpu", capsys)
+        for what in (world.run, tmp_path / "m.safetensors")
+    )
+    assert of_the_file[0] == 0 and of_the_file[1].splitlines()[:5] == of_the_run[1].splitlines()[:5]
 
 
 def test_import_and_evaluate_a_published_checkpoint(world, capsys, tmp_path):

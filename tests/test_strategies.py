@@ -358,3 +358,22 @@ def test_strategies_draw_apart_from_one_another(monkeypatch):
     at = Clock(cfg, data.train.spans).at(0, 0.0)
     make_batch(cfg, data.train, at, 0, False)
     assert len(drawn) == 2 and not torch.equal(*drawn)
+
+
+def test_an_average_of_the_weights_by_hand():
+    """Every tensor of the model, running averages too; what counts in whole numbers is taken as it is."""
+    ema = registry.build("strategy", {"kind": "ema", "decay": 0.4})
+    model = torch.nn.BatchNorm1d(3)
+    state = ema.start(model)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(5):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value.add_(step + 1)
+        ema.after_step(model, state, step)
+        decay = min(0.4, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value if value.is_floating_point() else value
+    assert state.keys() == expected.keys() and state["num_batches_tracked"] == 15
+    for name in expected:
+        torch.testing.assert_close(state[name], expected[name], msg=name)

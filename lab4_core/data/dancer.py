@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lab4_core.data import cache, dancer_motion, dancer_render, dancer_skeleton
-from lab4_core.data.store import Dataset, VideoData
+from lab4_core.data.store import Dataset, VideoData, check_memory
 from lab4_core.progress import Progress
 from lab4_core.registry import check, register
 
@@ -64,6 +64,8 @@ class Dancer(Dataset):
         return identity, f"{VERSION} {identity}"
 
     def _render(self) -> cache.Arrays:
+        pictures = 2 * (self.clips + 1 + self.test_clips) * self.frames
+        check_memory("data dancer", 2 * pictures, self.height, self.width)  # clip by clip, and put together
         todo = [*(("train", i) for i in range(self.clips)), ("val", 0), *(("test", i) for i in range(self.test_clips))]
         progress = Progress("rendering the dancer")
         progress.line(f"{len(todo)} clips of {self.frames} frames (once; then cached)")

@@ -27,7 +27,7 @@ from lab4_core import paths
 from lab4_core.data import cache
 from lab4_core.data.cuts import find_starts
 from lab4_core.data.png import read_png, read_size
-from lab4_core.data.store import Dataset, VideoData
+from lab4_core.data.store import Dataset, VideoData, check_memory
 from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
 from lab4_core.registry import check, register
@@ -70,7 +70,7 @@ class Lab4Folder(Dataset):
         progress.line(f"{total} PNGs (once; then cached)")
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for key, listing in folders.items():
-                check_memory(key, len(listing), self.height, self.width)
+                check_memory(f"data lab4: {key}", len(listing), self.height, self.width)
                 size = read_size(listing[0].path)
                 read = functools.partial(read_png, height=self.height, width=self.width, size=size)
                 arrays[key] = np.empty((len(listing), 3, self.height, self.width), np.uint8)
@@ -268,16 +268,6 @@ def read_sidecar(path: Path) -> str:
         raise Lab4Error(f"{path} cannot be read: {e.strerror}; expected a text file with a column 'start'") from e
     except UnicodeDecodeError as e:
         raise Lab4Error(f"{path}: not plain text at byte {e.start}; expected a column 'start'") from e
-
-
-def check_memory(what: str, pictures: int, height: int, width: int) -> None:
-    """Raise `Lab4Error` before so much is asked for that the machine would end the process."""
-    need, have = pictures * 3 * height * width, paths.free_memory()
-    if need > have:
-        raise Lab4Error(
-            f"data lab4: {what}: {pictures} pictures of height = {height} and width = {width} are {need / 1e9:.1f} GB: "
-            f"expected at most the {have / 1e9:.1f} GB of memory that are free"
-        )
 
 
 def read_starts(path: Path, n_frames: int) -> tuple[int, ...]:

@@ -21,7 +21,8 @@ def check_new(root: str | os.PathLike) -> Path:
     """The whole path of a folder that is to be made. Raises `Lab4Error` for one that holds something."""
     root = Path(root).expanduser().resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise Lab4Error(f"{root} is not empty: expected the name of a new folder for the dataset")
+        what = "is not empty" if root.is_dir() else "is a file"
+        raise Lab4Error(f"{root} {what}: expected the name of a new folder for the dataset")
     return root
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lab4_core.data import cache, robot_render, robot_world
-from lab4_core.data.store import Dataset, VideoData
+from lab4_core.data.store import Dataset, VideoData, check_memory
 from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
 from lab4_core.registry import check, register
@@ -72,6 +72,7 @@ class Robot(Dataset):
     def _render(self) -> cache.Arrays:
         counts = {"train": self.clips, "val": self.val_clips, "test": self.test_clips}
         total, done, arrays = sum(counts.values()), 0, {}
+        check_memory("data robot", 2 * total * self.frames, self.height, self.width)  # clip by clip, and put together
         progress = Progress("rendering the robot")
         progress.line(f"{total} clips of {self.frames} frames (once; then cached)")
         for split, count in counts.items():

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from lab4_core import paths
 from lab4_core.data.scene import empty_scene
 from lab4_core.errors import Lab4Error
 
@@ -118,3 +119,13 @@ def on_device(x: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tenso
 def to_float(x: torch.Tensor) -> torch.Tensor:
     """uint8 images to floats in [0, 1]; other numbers as float32."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+
+
+def check_memory(what: str, pictures: int, height: int, width: int) -> None:
+    """Raise `Lab4Error` before so much is asked for that the machine would end the process."""
+    need, have = pictures * 3 * height * width, paths.free_memory()
+    if need > have:
+        raise Lab4Error(
+            f"{what}: {pictures} pictures of height = {height} and width = {width} are {need / 1e9:.1f} GB: "
+            f"expected at most the {have / 1e9:.1f} GB of memory that are free"
+        )

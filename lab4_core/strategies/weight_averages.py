@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lab4_core.registry import check, register
 from lab4_core.strategies.base import Strategy
@@ -26,12 +27,12 @@ class EMA(Strategy):
 
     @torch.no_grad()
     def after_step(self, model, state, step):
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                state[name].lerp_(value, 1 - decay)
-            else:
-                state[name].copy_(value)
+        decay, values = min(self.decay, (1 + step) / (10 + step)), model.state_dict()
+        averaged = [name for name, value in values.items() if value.is_floating_point()]
+        average = get_ema_multi_avg_fn(decay)  # of all tensors in a few kernels, not in one each
+        average([state[name] for name in averaged], [values[name] for name in averaged], None)
+        for name in values.keys() - averaged:
+            state[name].copy_(values[name])
 
     def eval_weights(self, state):
         return state
