@@ -35,8 +35,8 @@ def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Fi
         ax.errorbar(row["effect"], y, xerr=[[row["effect"] - row["low"]], [row["high"] - row["effect"]]], fmt=marker,
                     color=colour, markersize=6, capsize=3, linewidth=1.6, label=label)  # fmt: skip
     names = [f"{r['name']}: {r['compared']}{', ' * bool(r['where'])}{r['where']} ({r['pairs']} pairs)" for r in rows]
-    ax.set(yticks=range(len(rows)), yticklabels=names, xlabel="effect on the PSNR of the rollout (dB)",
-           title="Mean difference within pairs of one seed, 95 % interval")  # fmt: skip
+    ax.set(yticks=range(len(rows)), yticklabels=names, xlabel="effect on the PSNR of the rollout (dB)")
+    figure.suptitle("Mean difference within pairs of one seed, 95 % interval")  # long names leave the axes narrow
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=4)
