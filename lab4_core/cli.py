@@ -84,7 +84,8 @@ class Train(Common):
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
-            lists = [text for text in self.sets if "," in text and "={" not in text]  # {…} is one value in JSON
+            json_ahead = ("{", "[")  # one value, whatever commas are in it
+            lists = [text for text in self.sets if "," in text and not text.partition("=")[2].startswith(json_ahead)]
             if lists:
                 raise Lab4Error(f"{e} (to try several values: lab4 sweep --set {' --set '.join(lists)})") from e
             raise

@@ -27,16 +27,13 @@ def write_results(claim: Claim, rows: Sequence[Mapping[str, Any]], folder: Path 
     axes = list(dict.fromkeys(k for point in claim.points() for k in point))
     kept = ("status", "psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr")
     path = results_path(claim, folder, data)
-    tables = rows, read_table(path)
-    found = [
-        row for point in claim.points() if (row := finished_row(tables[0], point) or finished_row(tables[1], point))
-    ]
-    if not any(finished_row(rows, point) for point in claim.points()):
+    new, before = ([finished_row(table, point) for point in claim.points()] for table in (rows, read_table(path)))
+    if not any(new):
         return
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, ["point", *axes, *kept], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(row for pair in zip(new, before) if (row := pair[0] or pair[1]))
 
 
 def read_table(path: str | os.PathLike) -> list[dict[str, Any]]:
