@@ -99,11 +99,6 @@ def check_ahead(cfg: Config, data: VideoData, model: VideoPredictor, clock: Cloc
     predict, a last batch of a pass too small for the model, and a batch that this machine's memory cannot hold (the
     system would kill a notebook's kernel). Says on stderr where the KL never counts although it was asked for."""
     check_lengths(data.val, cfg, "val")
-    if cfg.beta and getattr(cfg.annealing, "stop", 1) and not clock.peak(cfg.annealing) and distributed.leads():
-        unit = cfg.annealing.unit
-        print(f"lab4: beta is 0 throughout this run: {cfg.annealing.kind} annealing counts in {unit}s, too few here to "
-              f"rise; expected fewer cycles{', more epochs or annealing.unit = step' if unit == 'epoch' else ''}",
-              file=sys.stderr)  # fmt: skip
     smallest = min(clock.full.smallest_batch, clock.fast.smallest_batch)
     if smallest < model.least_batch:
         raise Lab4Error(
@@ -117,6 +112,11 @@ def check_ahead(cfg: Config, data: VideoData, model: VideoPredictor, clock: Cloc
             f"batch_size = {cfg.batch_size}, n_frames = {cfg.n_frames}: a batch of {need / 1e9:.1f} GB, expected less "
             f"than the {have / 1e9:.1f} GB of memory that are free; lower one of them"
         )
+    if cfg.beta and getattr(cfg.annealing, "stop", 1) and not clock.peak(cfg.annealing) and distributed.leads():
+        unit = cfg.annealing.unit
+        print(f"lab4: beta is 0 throughout this run: {cfg.annealing.kind} annealing counts in {unit}s, too few here to "
+              f"rise; expected fewer cycles{', more epochs or annealing.unit = step' if unit == 'epoch' else ''}",
+              file=sys.stderr)  # fmt: skip
 
 
 def other_frame(

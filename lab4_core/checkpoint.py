@@ -40,8 +40,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     `Lab4Error` for a file that is missing, truncated, refused, or not a checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
-        raise Lab4Error(f"checkpoint {path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    check_file(path, f"checkpoint {path}")
     try:
         _check_archive(path)
         state = torch.load(path, map_location=device, weights_only=True)
@@ -58,6 +57,12 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     if not isinstance(state, dict):
         raise Lab4Error(f"checkpoint {path}: holds a {type(state).__name__}, expected a dict of tensors")
     return state
+
+
+def check_file(path: Path, where: str) -> None:
+    """Raise `Lab4Error`, beginning with `where`, for a path that is no file."""
+    if not path.is_file():
+        raise Lab4Error(f"{where}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
 
 
 def load_newest(

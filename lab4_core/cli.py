@@ -84,8 +84,7 @@ class Train(Common):
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
-            json_ahead = ("{", "[")  # one value, whatever commas are in it
-            lists = [text for text in self.sets if "," in text and not text.partition("=")[2].startswith(json_ahead)]
+            lists = [f"{k}={v}" for k, v in options.parse_sets(self.sets).items() if len(options.parse_axis(v)) > 1]
             if lists:
                 raise Lab4Error(f"{e} (to try several values: lab4 sweep --set {' --set '.join(lists)})") from e
             raise

@@ -42,12 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # clip of the lab is nearly static, and the best of many looks at it would be the weights that copy most.
     "best": BEST,
     # For a GPU: twice as wide, five times the clips a step.
-    "best-gpu": BEST
-    | {
-        "model": BEST["model"] | {"width": 96, "depth": 3},
-        "batch_size": 48,
-        "epochs": 2000,
-    },
+    "best-gpu": BEST | {"model": BEST["model"] | {"width": 96, "depth": 3}, "batch_size": 48, "epochs": 2000},
     # The lab's earlier version as report_001 ran it: 22.2 M parameters, 300 epochs of 600 iterations.
     "svg-lab": {
         "model": "svg",

@@ -42,7 +42,8 @@ def time_to_quality(
     schedules are stretched over the minutes, but those of `lab` stay where its first epoch has them. Returns, and with
     `json_path` writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the
     minutes of the curves are those of training, without the evaluations before. A run that is there already, or was
-    stopped on the way, is taken up. Raises `Lab4Error` for minutes that are none and for times below 0.
+    stopped on the way, is taken up. Raises `Lab4Error` for minutes that are none and for times below 0, and
+    `KeyboardInterrupt` where a training was stopped.
     """
     if not minutes > 0:
         raise Lab4Error(f"quality = {minutes}: expected more than 0 minutes for each preset")

@@ -53,8 +53,7 @@ def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None 
     damaged, of another program, or whose weights are not those of the model it names.
     """
     path = Path(path)
-    if not path.is_file():
-        raise Lab4Error(f"weights {path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    checkpoint.check_file(path, f"weights {path}")
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(KEY, "null"))

@@ -186,6 +186,8 @@ def test_more_than_the_memory_holds_is_refused_before_it_is_drawn(size, capsys, 
 def test_one_value_in_json_is_no_list_of_values(capsys):
     code, _, err = lab4('train --set data={"kind":"dancer","frames":1}'.replace('"', '\\"'), capsys)
     assert code == 2 and "frames" in err and "to try several values" not in err
+    code, _, err = lab4('train --set annealing=\'["none","cyclical"]\'', capsys)
+    assert code == 2 and "to try several values: lab4 sweep --set annealing=" in err, "a list in JSON is several"
 
 
 def test_the_home_folder_is_found_behind_an_equals_sign(monkeypatch):
