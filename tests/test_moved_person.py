@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -91,6 +93,35 @@ def test_person_and_skeleton_move_together_and_the_scene_stays():
         moved += after != before
         mirrored += after[1] - after[0] == before[0] - before[1]
     assert moved >= 10 and 2 <= mirrored <= 10
+
+
+def test_scaled_light_fits_the_new_place_and_added_light_brings_the_old_one_along():
+    """A person with soft edges and a shadow on the right, drawn at two places of a room that is darker on the left, in
+    frames a little darker than the room: the one moved is like the one drawn there."""
+    room = torch.linspace(0.4, 0.9, W).expand(3, H, W).contiguous()
+
+    def drawn(left: int) -> torch.Tensor:
+        cover, shade = torch.zeros(H, W), torch.ones(H, W)
+        cover[8:24, left : left + 4] = 1
+        cover[8:24, [left - 1, left + 4]] = 0.5
+        shade[18:24, left + 5 : left + 9] = 0.9
+        return cover * 0.05 + (1 - cover) * 0.98 * shade * room
+
+    x = drawn(40).repeat(64, 1, 1, 1, 1)
+    scaled, added = (
+        MovedPerson(share=1.0, right=0.4, down=0.0, light=light).augment(
+            x, torch.ones_like(x), SimpleNamespace(scene=room), 0.0, torch.Generator().manual_seed(0)
+        )[0][:, 0]
+        for light in ("scaled", "added")
+    )
+    errors = []
+    for new, old in zip(scaled, added):
+        left = min((c for _, c in body(new)), default=W)
+        if 0 < left < 28 and new[0, 20, left + 6] < 0.92 * room[0, 20, left + 6]:  # far away, and not mirrored
+            errors.append([float((x - drawn(left)).abs().max()) for x in (new, old)])
+    assert len(errors) > 3
+    for fits, brought in errors:
+        assert fits < 0.06 and brought > 2 * fits
 
 
 def test_a_mirrored_skeleton_has_the_colours_of_the_other_side():

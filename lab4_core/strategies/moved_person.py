@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ RIGHT = ((60, 110, 255), (40, 150, 255), (0, 255, 140), (0, 255, 80), (60, 255, 
 MIDDLE = ((90, 80, 255), (100, 85, 255), (60, 190, 140), (190, 90, 160))
 
 SURELY_SCENE, SURELY_PERSON = 0.04, 0.12  # difference from the empty scene, in units of the image range
+WELL_INSIDE = 0.25, 0.45  # the same difference, where hardly any scene is left in a pixel
+SHADE = 8  # pixels around the person to which shade belongs that moves along
+DARKEST_SCENE = 0.05  # a ratio to black says nothing
 EDGE = 2  # pixels: a person who comes this near to an edge of the picture is cut off by it
 
 
@@ -34,11 +38,16 @@ class MovedPerson(Strategy):
     numbers, so nothing is blurred.
 
     share: of the clips.  right, down: the farthest moves, as shares of the picture's width and height.
+    light: how what is neither quite person nor quite scene comes to its new place. "added": shadow is a difference from
+    the scene, and the person's edge keeps the light of the old place, a pale rim where the new one is darker.
+    "scaled": shadow, and the scene that shows through the edge, are shares of the scene's light, so that they fit
+    wherever they come; the brightness of the whole picture stays behind.
     """
 
     share: float = 0.7
     right: float = 0.375
     down: float = 0.1
+    light: Literal["added", "scaled"] = "added"
     augments_apart = True
 
     def __post_init__(self):
@@ -56,19 +65,40 @@ class MovedPerson(Strategy):
         down = ((2 * down - 1) * self.down * height).round()
         scene = clips.scene.to(frames.device)
         apart = frames - scene
-        person = (apart.abs().amax(2, keepdim=True) - SURELY_SCENE) / (SURELY_PERSON - SURELY_SCENE)
-        person = person.clamp(0, 1)
+        difference = apart.abs().amax(2, keepdim=True)
+        person = rise(difference, SURELY_SCENE, SURELY_PERSON)
         at_left, at_right = touches(person[..., :EDGE]), touches(person[..., -EDGE:])
         at_left, at_right = torch.where(mirrored, at_right, at_left), torch.where(mirrored, at_left, at_right)
         right = towards(right, at_left, at_right)
         down = towards(down, touches(person[..., :EDGE, :]), touches(person[..., -EDGE:, :]))
         move = Move(right.long(), down.long(), mirrored, height, width)
-        body, shadow = person * frames, (1 - person) * apart
-        new = move(body) + (1 - move(person)) * (scene + move(shadow))
+        if self.light == "scaled":
+            body, seen = rise(difference, *WELL_INSIDE), relit(frames, scene, person, move)
+            new = move(body * frames) + (1 - move(body)) * seen
+        else:
+            shadow = (1 - person) * apart
+            new = move(person * frames) + (1 - move(person)) * (scene + move(shadow))
         pose = torch.where(mirrored.view(b, 1, 1, 1, 1), other_side(cond.unflatten(2, (-1, 3))).flatten(2, 3), cond)
         new_pose = 1 - move(1 - pose)  # what comes in from outside is white
         chosen = (chosen < self.share).view(b, 1, 1, 1, 1)
         return torch.where(chosen, new.clamp(0, 1), frames), torch.where(chosen, new_pose, cond)
+
+
+def rise(x: Tensor, low: float, high: float) -> Tensor:
+    """0 up to low, 1 from high on, straight between them."""
+    return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def relit(frames: Tensor, scene: Tensor, person: Tensor, move: Move) -> Tensor:
+    """The scene in the light of each frame (B, T, C, H, W): what the person and those near take of it has moved, the
+    rest has stayed, and where the person was is the mean of what lies far from the person."""
+    light = frames / scene.clamp(min=DARKEST_SCENE)
+    near = F.max_pool2d(person.flatten(0, 1), 2 * SHADE + 1, 1, SHADE)
+    near = F.avg_pool2d(near, SHADE + 1, 1, SHADE // 2, count_include_pad=False).view_as(person)
+    far = 1 - near
+    some = 0.01  # in a close-up nothing is far; then it is the scene's own light
+    mean = ((far * light).mean((3, 4), keepdim=True) + some) / (far.mean((3, 4), keepdim=True) + some)
+    return scene * (mean + far * (light - mean) + move(near * (light - mean)))
 
 
 def touches(person: Tensor) -> Tensor:
