@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lab4_core.errors import Lab4Error
-from lab4_core.paths import replacing
+from lab4_core.paths import check_file, replacing
 
 T = TypeVar("T")
 
@@ -57,12 +57,6 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
     if not isinstance(state, dict):
         raise Lab4Error(f"checkpoint {path}: holds a {type(state).__name__}, expected a dict of tensors")
     return state
-
-
-def check_file(path: Path, where: str) -> None:
-    """Raise `Lab4Error`, beginning with `where`, for a path that is no file."""
-    if not path.is_file():
-        raise Lab4Error(f"{where}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
 
 
 def load_newest(

@@ -26,6 +26,12 @@ def runs_dir(out: str | os.PathLike | None = None) -> Path:
     return Path(out or os.environ.get("LAB4_RUNS") or ROOT / "runs").expanduser().resolve()
 
 
+def check_file(path: Path, where: str) -> None:
+    """Raise `Lab4Error`, beginning with `where`, for a path that is no file."""
+    if not path.is_file():
+        raise Lab4Error(f"{where}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike, previous: str = "") -> Iterator[Path]:
     """Write a file beside its place and move it there when it is whole. `previous`: a name that the old file is kept

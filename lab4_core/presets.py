@@ -27,8 +27,9 @@ COMPACT: dict[str, Any] = {
     "strategies": ["ema", "input_noise", {"kind": "distant_start", "share": 1.0, "near": 0.2}, "moved_person"],
     "eval_every": 4,
 }
-BEST = COMPACT | {
+SCRATCH = COMPACT | {
     "model": {"kind": "compact", "width": 48, "depth": 2, "pose_reach": 3, "pose_gain": 4.0},
+    "strategies": [*COMPACT["strategies"][:-1], {"kind": "moved_person", "light": "scaled"}],
     "epochs": 100,
     "eval_every": 10,
     "keep": "last",
@@ -40,9 +41,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact": COMPACT,
     # The same, wider and for longer: half an hour and more on two CPU cores. Its last weights count: the validation
     # clip of the lab is nearly static, and the best of many looks at it would be the weights that copy most.
-    "best": BEST,
+    # It begins with the weights of the model that comes along, which has learnt to draw the synthetic dancer.
+    "best": SCRATCH | {"strategies": ["warm_start", *SCRATCH["strategies"]]},
+    # The same from random weights: how that model was made.
+    "best-scratch": SCRATCH,
     # For a GPU: twice as wide, five times the clips a step.
-    "best-gpu": BEST | {"model": BEST["model"] | {"width": 96, "depth": 3}, "batch_size": 48, "epochs": 2000},
+    "best-gpu": SCRATCH | {"model": SCRATCH["model"] | {"width": 96, "depth": 3}, "batch_size": 48, "epochs": 2000},
     # The lab's earlier version as report_001 ran it: 22.2 M parameters, 300 epochs of 600 iterations.
     "svg-lab": {
         "model": "svg",

@@ -23,11 +23,13 @@ from lab4_core.strategies.base import Strategy
 
 
 def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredictor:
-    """The model a configuration asks for, its first weights drawn from `cfg.seed` alone; one that knows the scene
-    starts from that of the clips."""
+    """The model a configuration asks for, its first weights drawn from `cfg.seed` alone unless a strategy knows better;
+    one that knows the scene starts from that of the clips."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         model = cfg.model.build(tuple(clips.frames.shape[1:]), tuple(clips.cond.shape[1:]))
+    for strategy in cfg.strategies:
+        strategy.initialize(model)
     if model.knows_scene:
         model.start_from(clips.scene.cpu())
     return model.to(device, memory_format=torch.channels_last)

@@ -10,18 +10,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from lab4_core import checkpoint, runlog
+from lab4_core import checkpoint, runlog, tensor_files
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.inference import load_model, run_of
 from lab4_core.paths import replacing
 from lab4_core.runlog import Run
+from lab4_core.tensor_files import KEY, SHIPPED
 
-SHIPPED = Path(__file__).parent / "trained" / "dancer.safetensors"
-KEY = "lab4"  # of the header's one entry, JSON text
 TOLD = ("steps", "seconds", "device", "precision", "psnr", "ssim", "protocol", "baselines")  # of a result
 
 
@@ -38,6 +36,9 @@ def export_weights(run: Run, path: str | os.PathLike) -> Path:
     config = run.config.to_dict()
     for name in ("out", "root"):  # a path of this machine says nothing on another
         config["data"].pop(name, None)
+    for strategy in config["strategies"]:
+        if strategy.get("weights"):
+            strategy["weights"] = Path(strategy["weights"]).name
     header = {"config": config, "shapes": [state["frame_shape"], state["cond_shape"]],
               "result": {k: run.result[k] for k in TOLD if k in run.result}}  # fmt: skip
     with replacing(path) as temporary:
@@ -53,13 +54,7 @@ def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None 
     damaged, of another program, or whose weights are not those of the model it names.
     """
     path = Path(path)
-    checkpoint.check_file(path, f"weights {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(KEY, "null"))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, ValueError, RecursionError, OSError) as e:
-        raise Lab4Error(f"weights {path}: not a whole safetensors file ({e})") from e
+    header, weights = tensor_files.read(path)
     config, shapes, result = _checked(header, path)
     config = config.replace(precision="fp32")  # however it was trained: the same rollouts on every machine
     model = checkpoint.build_with(config.model, shapes, weights, f"weights {path}")

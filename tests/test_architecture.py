@@ -15,11 +15,11 @@ PACKAGE = ROOT / "lab4_core"
 
 # A file imports only from files to its left; a folder counts as one. This is the one place where the order is written.
 ORDER = """
-    errors distributed paths registry config presets losses metrics scores schedules teacher_forcing muon optimizers
-    layers models progress data strategies gif media accel graphs free_running evaluation submission checkpoint lpips
-    i3d fvd runlog clock batches training trackers finite interrupts engine inference weights soups plots widgets mathml
-    export sweep_point sweep_engines sweep_watch sweep claims findings report bench_sides bench quality student_edition
-    bair_flags lab_flags options cli
+    errors distributed paths tensor_files registry config presets losses metrics scores schedules teacher_forcing
+    muon optimizers layers models progress data strategies gif media accel graphs free_running evaluation submission
+    checkpoint lpips i3d fvd runlog clock batches training trackers finite interrupts engine inference weights soups
+    plots widgets mathml export sweep_point sweep_engines sweep_watch sweep claims findings report bench_sides bench
+    quality student_edition bair_flags lab_flags options cli
 """.split()
 
 ENGINE = {"accel", "free_running", "evaluation", "checkpoint", "training", "engine", "inference"}

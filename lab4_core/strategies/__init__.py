@@ -10,10 +10,11 @@ from lab4_core.strategies.hidden_noise import HiddenNoise
 from lab4_core.strategies.histogram import HistogramSpecification, match_histogram
 from lab4_core.strategies.input_noise import InputNoise
 from lab4_core.strategies.moved_person import MovedPerson
+from lab4_core.strategies.warm_start import WarmStart
 from lab4_core.strategies.weight_averages import EMA, SWA
 from lab4_core.strategies.weight_interpolation import CosineInterpolation
 
 __all__ = [
     "EMA", "SWA", "CosineInterpolation", "Crop", "DistantStart", "HiddenNoise", "HistogramSpecification", "InputNoise",
-    "MovedPerson", "Strategy", "correction", "match_histogram",
+    "MovedPerson", "Strategy", "WarmStart", "correction", "match_histogram",
 ]  # fmt: skip

@@ -36,6 +36,9 @@ class Strategy:
         for flag, hook in (("jumps", "jump"), ("augments", "augment"), ("feeds", "feed"), ("corrects", "correct")):
             setattr(cls, flag, getattr(cls, hook) is not getattr(Strategy, hook))
 
+    def initialize(self, model: nn.Module) -> None:
+        """Called with new weights, drawn from the seed; a model that knows the scene is told it afterwards."""
+
     def start(self, model: nn.Module) -> dict[str, Tensor]:
         """What the strategy remembers, before the first step. Raises `Lab4Error` for a model it cannot work with."""
         return {}
