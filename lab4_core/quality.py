@@ -38,8 +38,9 @@ def time_to_quality(
     """Train each preset for so many minutes of wall time, one after the other, and score its rollouts on the way.
 
     lab_times: `lab`, which comes last, is given this many times the minutes that `best` needed to 30 dB, where that is
-    more: so a short measurement shows who is how much sooner there. Everything else is as the preset has it; its
-    schedules are stretched over the minutes, but those of `lab` stay where its first epoch has them. Returns, and with
+    more: so a short measurement shows who is how much sooner there. All begin with random weights: what came with the
+    package was not learnt in these minutes. Everything else is as the preset has it; its schedules are stretched over
+    the minutes, but those of `lab` stay where its first epoch has them. Returns, and with
     `json_path` writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the
     minutes of the curves are those of training, without the evaluations before. A run that is there already, or was
     stopped on the way, is taken up. Raises `Lab4Error` for minutes that are none and for times below 0, and
@@ -56,8 +57,10 @@ def time_to_quality(
         if preset == "lab":
             length = max(length, lab_times * (minutes_to(curves.get("best", []), TARGET) or 0.0))
         # the epochs stay the preset's: its schedules are counted in them
-        epochs = load_config("full", preset, data, overrides).epochs
-        often = {"minutes": length, "eval_every": max(1, epochs // LOOKS.get(preset, MANY_LOOKS))}
+        whole = load_config("full", preset, data, overrides)
+        cold = [s for s in whole.to_dict()["strategies"] if s["kind"] != "warm_start"]
+        often = {"minutes": length, "eval_every": max(1, whole.epochs // LOOKS.get(preset, MANY_LOOKS)),
+                 "strategies": cold}  # fmt: skip
         cfg = load_config("full", preset, data, {"name": f"quality-{preset}", **often, **BEGINNING.get(preset, {}),
                                                  **(overrides or {})})  # fmt: skip
         run = train(cfg, out=out)
