@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from skimage.exposure import match_histograms
 
 from lab4_core import registry
@@ -276,9 +277,13 @@ def test_all_strategies_at_once_resume_bit_for_bit():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_strategy_changes_something(kind):
+def test_every_strategy_changes_something(kind, tmp_path):
     """Against the same run without it, in the weights or in those that are evaluated."""
     fields = {"cosine_interpolation": {"every": 1}}.get(kind, {})
+    if kind == "warm_start":
+        fields = {"weights": str(tmp_path / "x.safetensors")}
+        learnt = learner_of(steps=3)[0].model.state_dict()
+        save_file({name: value.contiguous() for name, value in learnt.items()}, fields["weights"])
     learner, _ = learner_of(steps=6, strategies=[{"kind": kind, **fields}])
     plain, _ = learner_of(steps=6)
     assert not same(learner.eval_weights(), plain.eval_weights())
