@@ -106,8 +106,9 @@ def test_presets_keep_their_epochs(monkeypatch):
     for preset in quality.PRESETS:
         cfg, usual = seen[f"quality-{preset}"], load_config("full", preset)
         begins = quality.BEGINNING.get(preset, {})
+        begins = {**begins, "strategies": [s for s in usual.strategies if s.kind != "warm_start"]}
         assert cfg.replace(name="x", minutes=None, eval_every=1) == usual.replace(name="x", eval_every=1, **begins)
-        if begins:  # what a run in its first epoch has, and for as long as it is there
+        if preset in quality.BEGINNING:  # what a run in its first epoch has, and for as long as it is there
             at = [Clock(c, [(0, 2520)]).at(0, 0.0) for c in (cfg, usual)]
             assert at[0].of(cfg.lr_schedule) == at[1].of(usual.lr_schedule) == 1
             assert at[0].of(cfg.annealing) == at[1].of(usual.annealing) == 0
