@@ -12,6 +12,7 @@ from lab4_core.registry import check
 # For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights. Every clip begins with
 # a frame from elsewhere, so that the pose has to be read; for some the reference is the frame just before, so that what
 # has not moved is copied; and people are moved to places where no clip shows them.
+FROM_ELSEWHERE = ["ema", "input_noise", {"kind": "distant_start", "share": 1.0, "near": 0.2}]
 COMPACT: dict[str, Any] = {
     "model": "compact",
     "batch_size": 10,
@@ -24,12 +25,12 @@ COMPACT: dict[str, Any] = {
     "loss.l1": 0.25,
     "annealing.cycles": 4,
     "teacher_forcing": {"kind": "constant", "ratio": 0.0},
-    "strategies": ["ema", "input_noise", {"kind": "distant_start", "share": 1.0, "near": 0.2}, "moved_person"],
+    "strategies": [*FROM_ELSEWHERE, "moved_person"],
     "eval_every": 4,
 }
 SCRATCH = COMPACT | {
     "model": {"kind": "compact", "width": 48, "depth": 2, "pose_reach": 3, "pose_gain": 4.0},
-    "strategies": [*COMPACT["strategies"][:-1], {"kind": "moved_person", "light": "scaled"}],
+    "strategies": [*FROM_ELSEWHERE, {"kind": "moved_person", "light": "scaled"}],
     "epochs": 100,
     "eval_every": 10,
     "keep": "last",

@@ -48,12 +48,12 @@ class WarmStart(Strategy):
 
     def start(self, model):
         own, fitting = model.state_dict(), self._fitting(model)
-        if new := sorted(own.keys() - fitting.keys()):
+        new = sorted(own.keys() - fitting.keys())
+        if new and distributed.leads():
             which = "all" if not fitting else ", ".join(new[:4]) + (", …" if len(new) > 4 else "")
-            if distributed.leads():
-                print(f"lab4: warm start: {len(new)} of {len(own)} tensors begin at random ({which}): "
-                      f"{self._file()} has none of their names and shapes"
-                      + ("" if fitting else ", or too few"), file=sys.stderr)  # fmt: skip
+            why = "has no such names and shapes" if fitting else "fits less than half of this model"
+            print(f"lab4: warm start: {len(new)} of {len(own)} tensors begin at random ({which}): {self._file()} {why}",
+                  file=sys.stderr)  # fmt: skip
         return {}
 
     def _fitting(self, model: nn.Module) -> dict[str, torch.Tensor]:
