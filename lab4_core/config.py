@@ -37,9 +37,9 @@ def part(family: str, default: Any, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides what a run computes. Raises `Lab4Error` for a value out of range.
+    """Everything that decides what a run computes. Raises `Lab4Error` for a value of a wrong type or out of range.
 
-    A part may be given as its name or as a dict with `kind`.
+    A part may be given as its name or as a dict with `kind`, a number as text.
     """
 
     name: str = opt("run", "a word for the run's folder")
@@ -97,9 +97,8 @@ class Config:
     )
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
-            if f.name != "strategies" and "family" in f.metadata:
-                object.__setattr__(self, f.name, registry.build(f.metadata["family"], getattr(self, f.name)))
+        for name, hint in registry.hints(Config).items():
+            object.__setattr__(self, name, registry.coerce(getattr(self, name), hint, name))
         at_least = {"n_past": 1, "n_frames": 2, "batch_size": 1, "epochs": 1, "eval_every": 0, "eval_frames": 2,
                     "eval_samples": 1, "z_scale": 0, "save_every": 1, "grad_clip": 0, "fast_epochs": 0,
                     "beta": 0, "seed": 0, "skip_nonfinite": 0}  # fmt: skip

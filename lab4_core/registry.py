@@ -14,6 +14,7 @@ is imported when a name of it is first asked for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import pkgutil
 import types
@@ -44,9 +45,8 @@ def register(family: str, kind: str):
 
     def add(cls: type) -> type:
         assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls} must be a frozen dataclass"
-        hints = typing.get_type_hints(cls)
-        for name in (f.name for f in dataclasses.fields(cls)):  # here, where its author sees it
-            assert readable(hints[name]), f"{cls.__name__}.{name}: {hints[name]}: expected {READABLE}"
+        for name, hint in hints(cls).items():  # here, where its author sees it
+            assert readable(hint), f"{cls.__name__}.{name}: {hint}: expected {READABLE}"
         cls.family, cls.kind = family, kind
         _parts[family][kind] = cls
         return cls
@@ -111,13 +111,19 @@ def plain(value: Any) -> Any:
 
 def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
     """A dataclass from plain values, with each name and type checked (int is taken for float)."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls, include_extras=True)
+    types_of = hints(cls)
     for name in values:
-        if name not in fields:
-            raise unknown(f"field of {where}:", name, fields)
-    checked = {name: coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()}
+        if name not in types_of:
+            raise unknown(f"field of {where}:", name, types_of)
+    checked = {name: coerce(value, types_of[name], f"{where}: {name}") for name, value in values.items()}
     return cls(**checked)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """The type of each field of a dataclass, in order."""
+    found = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: found[f.name] for f in dataclasses.fields(cls)}
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:

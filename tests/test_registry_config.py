@@ -212,3 +212,11 @@ def test_a_root_beside_a_dataset_of_another_kind_is_one_too_many():
         load_config("smoke", "lab", "somewhere", {"data": "dancer"})
     with pytest.raises(Lab4Error, match=r"strategies\.decay: expected the whole list"):
         Config.from_dict({"strategies.decay": 1})
+
+
+def test_a_config_made_in_python_checks_its_types_too():
+    cfg = Config(seed="3", hold_out="0", strategies="ema")
+    assert (cfg.seed, cfg.hold_out) == (3, 0) and cfg == Config(seed=3, hold_out=0, strategies=["ema"])
+    for name, value in {"epochs": 1.5, "steps": "x", "grad_clip": None, "name": 3, "precision": "fp16"}.items():
+        with pytest.raises(Lab4Error, match=f"^{name} = {value!r}: expected"):
+            Config(**{name: value})
