@@ -87,8 +87,12 @@ def curve_of(evaluations: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 
 
 def minutes_to(curve: Sequence[Sequence[float]], psnr: float) -> float | None:
-    """The minutes after which a curve [[minutes, dB], …] first is at `psnr`, or None where it never is."""
-    return next((m for m, value in curve if value >= psnr), None)
+    """The minutes from which on a curve [[minutes, dB], …] is at `psnr` or above, or None where it does not end there.
+    A model that copies at first may be above it for a while and then below, when it begins to draw."""
+    reached = None
+    for minutes, value in curve:
+        reached = None if value < psnr else minutes if reached is None else reached
+    return reached
 
 
 def at_equal_minutes(found: Mapping[str, Any]) -> tuple[float, dict[str, float]]:

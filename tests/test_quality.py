@@ -66,7 +66,9 @@ def test_evaluations_are_not_training():
 
 def test_minutes_to():
     curve = [[1.0, 20.0], [2.0, 31.0], [3.0, 29.0], [4.0, 32.0]]
-    assert minutes_to(curve, 30.0) == 2.0 and minutes_to(curve, 31.5) == 4.0 and minutes_to(curve, 33.0) is None
+    assert minutes_to(curve, 29.0) == 2.0 and minutes_to(curve, 31.5) == 4.0 and minutes_to(curve, 33.0) is None
+    assert minutes_to(curve, 30.0) == 4.0, "31 dB of a model that copied do not count when they are lost again"
+    assert minutes_to(curve[:3], 30.0) is None and minutes_to([], 30.0) is None
 
 
 def test_presets_are_ranked_after_equal_minutes():
