@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ import numpy as np
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import NOTEBOOKS
 from lab4_core.plots import band
-from lab4_core.registry import coerce
+from lab4_core.registry import coerce, hints
 from lab4_core.sweep import Point, cell_text, expand, read_file, read_yaml
 
 FOLDER = NOTEBOOKS / "sweeps"
@@ -88,19 +87,19 @@ def read_claim(path: str | os.PathLike) -> Claim:
     """The claim of a YAML file. Raises `Lab4Error` for what is none."""
     path = Path(path)
     values = read_yaml(path)
-    hints = typing.get_type_hints(Claim)
+    types_of = hints(Claim)
     tables = ("levels", "where", "common")
     if not isinstance(values, Mapping):
         raise Lab4Error(f"claim {path}: holds {values!r}: expected a mapping")
     for key in values:
-        if key not in hints:
-            raise unknown(f"field of the claim {path}:", key, hints)
+        if key not in types_of:
+            raise unknown(f"field of the claim {path}:", key, types_of)
         if key in tables and not isinstance(values[key], Mapping):
             raise Lab4Error(f"claim {path}: {key} = {values[key]!r}: expected a mapping")
     missing = [k for k in ("claim", "source", "expects", "base", "levels", "seeds") if k not in values]
     if missing:
         raise Lab4Error(f"claim {path}: no {', '.join(missing)} in it")
-    plain = {k: coerce(v, hints[k], f"claim {path.stem}: {k}") for k, v in values.items() if k not in tables}
+    plain = {k: coerce(v, types_of[k], f"claim {path.stem}: {k}") for k, v in values.items() if k not in tables}
     return Claim(**plain, **{k: values[k] for k in tables if k in values}, name=path.stem)
 
 
