@@ -16,6 +16,7 @@ from tyro.conf import UseAppendAction, arg
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.lab_flags import LabFlags, TesterFlags, local_path
+from lab4_core.registry import hints
 
 # options of the commands themselves: a metavar, and no "(default: None)"
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
@@ -37,13 +38,13 @@ def flags_of(cls: type, without: Sequence[str] = ()) -> type:
 
     Help and the default that is shown come from the fields' metadata; the shown default is the lab's.
     """
-    hints = typing.get_type_hints(cls)
+    types_of = hints(cls)
     made = []
     for f in dataclasses.fields(cls):
         if f.name in without:
             continue
         shown = f.metadata.get("lab", f.metadata.get("default", f.default))
-        kind, metavar, unset = _flag_type(f, hints[f.name])
+        kind, metavar, unset = _flag_type(f, types_of[f.name])
         settings = arg(
             help=f.metadata["help"],
             metavar=metavar,
