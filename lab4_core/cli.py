@@ -625,8 +625,12 @@ def parse(argv: Sequence[str] | None = None) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 (a sweep with failed points), 2 (an error), 130 (Ctrl-C)."""
-    command = parse(argv)
+    command = None
     try:
+        try:
+            command = parse(argv)
+        finally:  # --help and errors leave from there
+            sys.stdout.flush()
         code = command.main() or 0
         sys.stdout.flush()
         return code

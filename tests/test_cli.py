@@ -223,9 +223,10 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, tmp_path):
     assert lab4("bench --quality 1", capsys)[2] == "lab4: stopped; the same command goes on where it was\n"
 
 
-def test_a_reader_that_goes_away_is_no_failure(tmp_path):
+@pytest.mark.parametrize("command", [["claims", "--markdown"], ["train", "--help"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_failure(command):
     """As `lab4 claims | head -1`: the pipe is closed before a line is written."""
-    code = "import sys; from lab4_core import cli; input(); sys.exit(cli.main(['claims', '--markdown']))"
+    code = f"import sys; from lab4_core import cli; input(); sys.exit(cli.main({command}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, cwd=paths.ROOT)  # fmt: skip
     process.stdout.close()

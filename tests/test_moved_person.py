@@ -13,7 +13,7 @@ from lab4_core.config import Config
 from lab4_core.data import Clips
 from lab4_core.data.scene import empty_scene
 from lab4_core.errors import Lab4Error
-from lab4_core.strategies import MovedPerson
+from lab4_core.strategies import MovedPerson, moved_person
 from lab4_core.strategies.moved_person import LEFT, MIDDLE, RIGHT, other_side
 
 H, W = 32, 64
@@ -122,6 +122,26 @@ def test_scaled_light_fits_the_new_place_and_added_light_brings_the_old_one_alon
     assert len(errors) > 3
     for fits, brought in errors:
         assert fits < 0.06 and brought > 2 * fits
+
+
+@pytest.mark.parametrize("light", ["scaled", "added"])
+def test_only_the_chosen_clips_are_worked_on_and_they_come_out_as_if_all_were(monkeypatch, light):
+    """A GPU computes all of them and chooses then; so the same draws give the same batch, bit for bit."""
+    clips, _ = studio()
+    x, c = (v[:24].float().div(255).unflatten(0, (12, 2)) for v in (clips.frames, clips.cond))
+    for share in (0.0, 0.5, 1.0):
+        strategy = MovedPerson(share=share, light=light)
+
+        def made(strategy=strategy):
+            return strategy.augment(x, c, clips, 0.0, torch.Generator().manual_seed(3))
+
+        with monkeypatch.context() as as_on_a_gpu:
+            as_on_a_gpu.setattr(moved_person, "which", lambda chosen: slice(None))
+            all_ = made()
+        some = made()
+        assert all(torch.equal(a, b) for a, b in zip(some, all_))
+        changed = [not torch.equal(a, b) for a, b in zip(some[0], x)]
+        assert share * 4 <= sum(changed) <= share * 24, "those not chosen stay as they are"
 
 
 def test_a_mirrored_skeleton_has_the_colours_of_the_other_side():

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lab4_core.data.store import Clips
 from lab4_core.errors import Lab4Error
 from lab4_core.registry import check, register
 from lab4_core.strategies.base import Strategy
@@ -58,9 +59,16 @@ class MovedPerson(Strategy):
         if cond.dim() != 5 or cond.shape[2] % 3 or cond.shape[3:] != frames.shape[3:]:
             raise Lab4Error(f"moved_person strategy: conditions {tuple(cond.shape[2:])}: expected pose images "
                             f"(3, H, W) of the size of the frames {tuple(frames.shape[3:])}")  # fmt: skip
-        b, height, width = len(frames), *frames.shape[3:]
-        chosen, mirrored, right, down = torch.rand((4, b), generator=rng, device=rng.device)
-        mirrored = mirrored < 0.5
+        chosen, mirrored, right, down = torch.rand((4, len(frames)), generator=rng, device=rng.device)
+        chosen = chosen < self.share
+        some = which(chosen)
+        moved = self._moved(frames[some], cond[some], clips, mirrored[some] < 0.5, right[some], down[some])
+        return tuple(put(new, x, chosen, some) for new, x in zip(moved, (frames, cond)))
+
+    def _moved(self, frames: Tensor, cond: Tensor, clips: Clips, mirrored: Tensor, right: Tensor, down: Tensor):
+        """All of some clips, and of their conditions, moved. right, down: in [0, 1] from one farthest move to the
+        other."""
+        height, width = frames.shape[3:]
         right = ((2 * right - 1) * self.right * width).round()
         down = ((2 * down - 1) * self.down * height).round()
         scene = clips.scene.to(frames.device)
@@ -78,10 +86,23 @@ class MovedPerson(Strategy):
         else:
             shadow = (1 - person) * apart
             new = move(person * frames) + (1 - move(person)) * (scene + move(shadow))
-        pose = torch.where(mirrored.view(b, 1, 1, 1, 1), other_side(cond.unflatten(2, (-1, 3))).flatten(2, 3), cond)
-        new_pose = 1 - move(1 - pose)  # what comes in from outside is white
-        chosen = (chosen < self.share).view(b, 1, 1, 1, 1)
-        return torch.where(chosen, new.clamp(0, 1), frames), torch.where(chosen, new_pose, cond)
+        some = which(mirrored)
+        swapped = other_side(cond[some].unflatten(2, (-1, 3))).flatten(2, 3)
+        pose = put(swapped, cond, mirrored, some)
+        return new.clamp(0, 1), 1 - move(1 - pose)  # what comes in from outside is white
+
+
+def which(chosen: Tensor) -> Tensor | slice:
+    """The clips of a choice (B,), to save the work for the others; all of them on a GPU, which would have to be asked
+    and waited for."""
+    return slice(None) if chosen.is_cuda else chosen.nonzero()[:, 0]
+
+
+def put(new: Tensor, x: Tensor, chosen: Tensor, some: Tensor | slice) -> Tensor:
+    """x (B, …) with new in the place of the chosen clips; new: of `which` clips."""
+    if isinstance(some, slice):
+        return torch.where(chosen.view(-1, *[1] * (x.dim() - 1)), new, x)
+    return x.index_copy(0, some, new)
 
 
 def rise(x: Tensor, low: float, high: float) -> Tensor:
@@ -93,7 +114,8 @@ def relit(frames: Tensor, scene: Tensor, person: Tensor, move: Move) -> Tensor:
     """The scene in the light of each frame (B, T, C, H, W): what the person and those near take of it has moved, the
     rest has stayed, and where the person was is the mean of what lies far from the person."""
     light = frames / scene.clamp(min=DARKEST_SCENE)
-    near = F.max_pool2d(person.flatten(0, 1), 2 * SHADE + 1, 1, SHADE)
+    near, across = person.flatten(0, 1), 2 * SHADE + 1
+    near = F.max_pool2d(F.max_pool2d(near, (across, 1), 1, (SHADE, 0)), (1, across), 1, (0, SHADE))  # quicker so
     near = F.avg_pool2d(near, SHADE + 1, 1, SHADE // 2, count_include_pad=False).view_as(person)
     far = 1 - near
     some = 0.01  # in a close-up nothing is far; then it is the scene's own light
