@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,24 @@ def check_lengths(clips: Clips, cfg: Config, split: str) -> None:
                         f"{SSIM_WINDOW} or more either way, the window of SSIM")  # fmt: skip
 
 
+def predict_clips(
+    model: VideoPredictor,
+    past: torch.Tensor,
+    cond: torch.Tensor,
+    cfg: Config,
+    *,
+    seed: int = 0,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> torch.Tensor:
+    """`rollout` as a run does it: with the z, the arithmetic and the strategies of its configuration."""
+    how = {"seed": seed, "z_scale": cfg.z_scale, "correct": correction(cfg.strategies, rollouts=True), "tick": tick,
+           "dtype": accel.pick_precision(cfg.precision, past.device)}  # fmt: skip
+    predict = partial(rollout, model, **how)
+    for strategy in cfg.strategies:
+        predict = partial(strategy.roll_out, predict, model)
+    return predict(past, cond)
+
+
 def score_model(
     model: VideoPredictor,
     clips: Clips,
@@ -64,7 +83,6 @@ def score_model(
     `Fvd` to score with too, where their weights are at hand. The protocol says all of this.
     """
     check_lengths(clips, cfg, split)
-    correct = correction(cfg.strategies, rollouts=True)
     n, n_past, samples = len(clips.starts), cfg.n_past, cfg.eval_samples if samples is None else samples
     check(samples >= 1, "samples", samples, "1 or more")
 
@@ -83,9 +101,8 @@ def score_model(
                 features.setdefault(name, []).append(fvd.features(torch.cat([past, pred], 1)))
             return pred
 
-        how = {"z_scale": cfg.z_scale, "correct": correct, "tick": tick,
-               "dtype": accel.pick_precision(cfg.precision, device)}  # fmt: skip
-        made = (rollout(model, past, cond, seed=s + samples * begin, **how) for s in range(samples))
+        seeds = (s + samples * begin for s in range(samples))
+        made = (predict_clips(model, past, cond, cfg, seed=seed, tick=tick) for seed in seeds)
         runs.append([
             {**scores(seen("this model", pred), future), "brightness": brightness_per_frame(pred, future).cpu().numpy()}
             for pred in made
@@ -104,6 +121,8 @@ def score_model(
         + ("channel of each frame" if cfg.psnr == "channel" else "frame"),
         "ssim": "Gaussian window of 11 pixels, sigma 1.5, mean over channels and places (Wang et al. 2004)",
     }
+    if views := "; ".join(s.rollouts for s in cfg.strategies if s.rollouts):
+        protocol["rollouts"] = views
     if lpips is not None:
         protocol["lpips"] = lpips.protocol
     if fvd is not None:

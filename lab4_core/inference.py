@@ -15,15 +15,13 @@ from lab4_core import accel, checkpoint, registry, runlog
 from lab4_core.config import Config
 from lab4_core.data import Clips, TestClip, VideoData, left_out, load_data, to_float
 from lab4_core.errors import Lab4Error
-from lab4_core.evaluation import score_model
-from lab4_core.free_running import rollout as roll_out
+from lab4_core.evaluation import predict_clips, score_model
 from lab4_core.media import Video
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.models.base import VideoPredictor, count_parameters
 from lab4_core.paths import runs_dir, write_text
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
-from lab4_core.strategies import correction
 from lab4_core.submission import write_submission
 
 SHOWN = 16  # test clips that `test` writes pictures of
@@ -127,17 +125,11 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
         raise Lab4Error(f"{len(first)} given frames and conditions of {len(cond)}: expected n_past = "
                         f"{run.config.n_past} frames, as {run.dir.name} was trained, and more conditions")  # fmt: skip
     try:
-        rest = roll_out(model, first[None], cond[None], seed=seed, **_rollout_settings(run.config, device))[0]
+        rest = predict_clips(model, first[None], cond[None], run.config, seed=seed)[0]
     except RuntimeError as e:
         raise Lab4Error(f"first frame {tuple(first.shape)}, conditions {tuple(cond.shape)}: not what the model of "
                         f"{run.dir.name} was built for ({e})") from e  # fmt: skip
     return torch.cat([first, rest]).clamp(0, 1).cpu()
-
-
-def _rollout_settings(cfg: Config, device: torch.device) -> dict[str, Any]:
-    """What a run's configuration says of its rollouts."""
-    return {"z_scale": cfg.z_scale, "correct": correction(cfg.strategies, rollouts=True),
-            "dtype": accel.pick_precision(cfg.precision, device)}  # fmt: skip
 
 
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
@@ -183,7 +175,7 @@ def test(
         some = [i for i, clip in enumerate(data.test) if len(clip.cond) == length]
         past = to_float(torch.stack([given[i] for i in some]).to(device))
         cond = to_float(torch.stack([data.test[i].cond for i in some]).to(device))
-        rest = roll_out(model, past, cond, seed=seed, **_rollout_settings(run.config, device))
+        rest = predict_clips(model, past, cond, run.config, seed=seed)
         for i, clip in zip(some, torch.cat([past, rest], 1).clamp(0, 1).cpu()):
             predictions[i] = clip
     written, poses, rows = [], data.test[0].cond.dim() == 4, ["clip,frame,psnr"]

@@ -45,14 +45,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact": COMPACT,
     # The same, wider and for longer: half an hour and more on two CPU cores. Its last weights count: the validation
     # clip of the lab is nearly static, and the best of many looks at it would be the weights that copy most.
-    # It begins with the weights of the model that comes along, which has learnt to draw the synthetic dancer.
-    "best": SCRATCH | DECIBELS | {"strategies": ["warm_start", *SCRATCH["strategies"]]},
+    # It begins with the weights of the model that comes along, which has learnt to draw the synthetic dancer. Its
+    # rollouts are averages, so it is looked at less often.
+    "best": SCRATCH
+    | DECIBELS
+    | {"strategies": ["warm_start", *SCRATCH["strategies"], "averaged_views"], "eval_every": 25},
     # From random weights, under the loss of compact: how that model was made.
     "best-scratch": SCRATCH,
     # For a GPU: twice as wide, five times the clips a step.
     "best-gpu": SCRATCH
     | DECIBELS
-    | {"model": SCRATCH["model"] | {"width": 96, "depth": 3}, "batch_size": 48, "epochs": 2000},
+    | {
+        "model": SCRATCH["model"] | {"width": 96, "depth": 3},
+        "strategies": [*SCRATCH["strategies"], "averaged_views"],
+        "batch_size": 48,
+        "epochs": 2000,
+        "eval_every": 100,
+    },
     # The lab's earlier version as report_001 ran it: 22.2 M parameters, 300 epochs of 600 iterations.
     "svg-lab": {
         "model": "svg",

@@ -14,6 +14,7 @@ from lab4_core.clock import Clock
 from lab4_core.config import Config
 from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
+from lab4_core.evaluation import clip_batch, predict_clips
 from lab4_core.free_running import rollout
 from lab4_core.models.base import VideoPredictor
 from lab4_core.muon import orthogonal
@@ -278,7 +279,7 @@ def test_all_strategies_at_once_resume_bit_for_bit():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_strategy_changes_something(kind, tmp_path):
-    """Against the same run without it, in the weights or in those that are evaluated."""
+    """Against the same run without it, in the weights, in those that are evaluated, or in what is made of rollouts."""
     fields = {"cosine_interpolation": {"every": 1}}.get(kind, {})
     if kind == "warm_start":
         fields = {"weights": str(tmp_path / "x.safetensors")}
@@ -286,7 +287,9 @@ def test_every_strategy_changes_something(kind, tmp_path):
         save_file({name: value.contiguous() for name, value in learnt.items()}, fields["weights"])
     learner, _ = learner_of(steps=6, strategies=[{"kind": kind, **fields}])
     plain, _ = learner_of(steps=6)
-    assert not same(learner.eval_weights(), plain.eval_weights())
+    past, cond = clip_batch(load_data(plain.cfg).val, 3, CPU)
+    shown, shown_without = (predict_clips(plain.model, past[:, :1], cond, cfg) for cfg in (learner.cfg, plain.cfg))
+    assert not same(learner.eval_weights(), plain.eval_weights()) or not torch.equal(shown, shown_without)
 
 
 # ------------------------------------------------------------------------------- optimizers, width and depth

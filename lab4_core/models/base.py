@@ -45,6 +45,10 @@ class VideoPredictor(nn.Module):
     def start_from(self, scene: Tensor) -> None:
         """Called once for new weights: what the camera sees when nobody is there (C, H, W) in [0, 1]."""
 
+    def empty_scene(self) -> Tensor:
+        """What a model that knows the scene holds it to be by now (C, H, W) in [0, 1], without a graph."""
+        raise NotImplementedError
+
     def unroll(
         self,
         frames: Tensor,

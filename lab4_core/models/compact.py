@@ -73,6 +73,9 @@ class CompactCVAE(FrameCVAE):
     def start_from(self, scene):
         self.scene.copy_(torch.logit(scene, DARKEST) / SCENE_SCALE)
 
+    def empty_scene(self):
+        return torch.sigmoid(SCENE_SCALE * self.scene[0].detach())
+
     def encode_cond(self, cond, groups=None):
         folded = fold_pose(cond, self.pose_gain)
         return folded, self.pose_stem(folded), self.previous_pose_stem(folded)

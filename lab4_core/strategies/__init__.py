@@ -3,6 +3,7 @@
 A new one is a new file here (`registry.kinds` finds it); a line below only exports its names.
 """
 
+from lab4_core.strategies.averaged_views import AveragedViews
 from lab4_core.strategies.base import Strategy, correction
 from lab4_core.strategies.crop import Crop
 from lab4_core.strategies.distant_start import DistantStart
@@ -15,6 +16,6 @@ from lab4_core.strategies.weight_averages import EMA, SWA
 from lab4_core.strategies.weight_interpolation import CosineInterpolation
 
 __all__ = [
-    "EMA", "SWA", "CosineInterpolation", "Crop", "DistantStart", "HiddenNoise", "HistogramSpecification", "InputNoise",
-    "MovedPerson", "Strategy", "WarmStart", "correction", "match_histogram",
+    "EMA", "SWA", "AveragedViews", "CosineInterpolation", "Crop", "DistantStart", "HiddenNoise",
+    "HistogramSpecification", "InputNoise", "MovedPerson", "Strategy", "WarmStart", "correction", "match_histogram",
 ]  # fmt: skip

@@ -24,12 +24,14 @@ class Strategy:
     """The hooks, in the order in which a step comes to them.
 
     jumps, augments, feeds and corrects say which are overridden: there the training has work to do before it can call
-    them. augments_apart and corrects_rollouts are a strategy's own to set, see `augment` and `correct`.
+    them. augments_apart, corrects_rollouts and rollouts are a strategy's own to set, see `augment`, `correct` and
+    `roll_out`.
     """
 
     jumps = augments = feeds = corrects = False
     augments_apart = False
     corrects_rollouts = False
+    rollouts = ""
 
     def __init_subclass__(cls, **more):
         super().__init_subclass__(**more)
@@ -68,6 +70,14 @@ class Strategy:
     def feed(self, x_in: Tensor, x_last: Tensor, rng: torch.Generator) -> Tensor:
         """The frame the model is about to see as its input (M, C, H, W) in [0, 1]; x_last is the input before it."""
         return x_in
+
+    def roll_out(
+        self, rollout: Callable[[Tensor, Tensor], Tensor], model: nn.Module, past: Tensor, cond: Tensor
+    ) -> Tensor:
+        """What a free-running rollout predicts of clips (B, S, C, H, W), from their given frames (B, n_past, C, H, W)
+        and conditions (B, n_past + S, …): rollout(past, cond), which may be asked for other clips too, and more than
+        once. `rollouts` says for the protocol of a score what is done."""
+        return rollout(past, cond)
 
     def after_step(self, model: nn.Module, state: dict[str, Tensor], step: int) -> None:
         """Called after the optimizer's step number `step`, counted from 0."""

@@ -72,24 +72,22 @@ class MovedPerson(Strategy):
         right = ((2 * right - 1) * self.right * width).round()
         down = ((2 * down - 1) * self.down * height).round()
         scene = clips.scene.to(frames.device)
-        apart = frames - scene
-        difference = apart.abs().amax(2, keepdim=True)
-        person = rise(difference, SURELY_SCENE, SURELY_PERSON)
+        person = rise(difference(frames, scene), SURELY_SCENE, SURELY_PERSON)
         at_left, at_right = touches(person[..., :EDGE]), touches(person[..., -EDGE:])
         at_left, at_right = torch.where(mirrored, at_right, at_left), torch.where(mirrored, at_left, at_right)
         right = towards(right, at_left, at_right)
         down = towards(down, touches(person[..., :EDGE, :]), touches(person[..., -EDGE:, :]))
         move = Move(right.long(), down.long(), mirrored, height, width)
         if self.light == "scaled":
-            body, seen = rise(difference, *WELL_INSIDE), relit(frames, scene, person, move)
-            new = move(body * frames) + (1 - move(body)) * seen
+            new = put_elsewhere(frames, scene, move)
         else:
-            shadow = (1 - person) * apart
+            shadow = (1 - person) * (frames - scene)
             new = move(person * frames) + (1 - move(person)) * (scene + move(shadow))
+            new = new.clamp(0, 1)
         some = which(mirrored)
         swapped = other_side(cond[some].unflatten(2, (-1, 3))).flatten(2, 3)
         pose = put(swapped, cond, mirrored, some)
-        return new.clamp(0, 1), 1 - move(1 - pose)  # what comes in from outside is white
+        return new, 1 - move(1 - pose)  # what comes in from outside is white
 
 
 def which(chosen: Tensor) -> Tensor | slice:
@@ -105,9 +103,23 @@ def put(new: Tensor, x: Tensor, chosen: Tensor, some: Tensor | slice) -> Tensor:
     return x.index_copy(0, some, new)
 
 
+def difference(frames: Tensor, scene: Tensor) -> Tensor:
+    """How far frames (B, T, C, H, W) are from the scene (C, H, W), each pixel by its farthest channel
+    (B, T, 1, H, W)."""
+    return (frames - scene).abs().amax(2, keepdim=True)
+
+
 def rise(x: Tensor, low: float, high: float) -> Tensor:
     """0 up to low, 1 from high on, straight between them."""
     return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def put_elsewhere(frames: Tensor, scene: Tensor, move: Move) -> Tensor:
+    """Frames (B, T, C, H, W) with the person, and shadow as a share of the light, moved in front of the scene
+    (C, H, W)."""
+    apart = difference(frames, scene)
+    body, seen = rise(apart, *WELL_INSIDE), relit(frames, scene, rise(apart, SURELY_SCENE, SURELY_PERSON), move)
+    return (move(body * frames) + (1 - move(body)) * seen).clamp(0, 1)
 
 
 def relit(frames: Tensor, scene: Tensor, person: Tensor, move: Move) -> Tensor:
