@@ -5,6 +5,7 @@ PROFILE ?= demo
 DATA ?=
 JOBS ?= 2
 MINUTES ?= 60
+ONLY ?=
 BIN := .venv/bin
 READY := .venv/.lab4-ready
 SAY := @printf 'lab4: %s\n'
@@ -35,6 +36,9 @@ soak: $(READY) ## an hour of training in a loop: memory and open files stay wher
 long: $(READY) ## kills, faults and bad input, many times as many of each as in make test, and other ones every time
 	@LAB4_LONG=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope tests/test_resume.py tests/test_faults.py \
 		tests/test_bad_input.py tests/test_bad_files.py
+
+notebooks: $(READY) ## execute the notebooks anew, as they are committed (ONLY="03 10": these)
+	@$(BIN)/python tests/execute_notebooks.py $(ONLY)
 
 lint: $(READY) ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -67,4 +71,4 @@ $(READY): pyproject.toml constraints.txt
 	@printf '%s' "$(CURDIR)" > $(READY)
 	$(SAY) "the environment is ready"
 
-.PHONY: help setup report test lab soak long lint pins clean
+.PHONY: help setup report test lab soak long notebooks lint pins clean
