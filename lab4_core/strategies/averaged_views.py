@@ -68,7 +68,7 @@ class AveragedViews(Strategy):
         for view in self.views:
             move = move_of(view, past)
             frames.append(put_elsewhere(past, scene, move))
-            poses.append(1 - move(1 - (other_side(cond) if view[2] else cond)))  # what comes in from outside is white
+            poses.append(move.pose(other_side(cond) if view[2] else cond))
         plain, *others = rollout(torch.cat(frames), torch.cat(poses)).clamp(0, 1).split(len(past))
         mean = plain.clone()
         for (right, down, mirrored), made in zip(self.views, others):

@@ -87,7 +87,7 @@ class MovedPerson(Strategy):
         some = which(mirrored)
         swapped = other_side(cond[some].unflatten(2, (-1, 3))).flatten(2, 3)
         pose = put(swapped, cond, mirrored, some)
-        return new, 1 - move(1 - pose)  # what comes in from outside is white
+        return new, move.pose(pose)
 
 
 def which(chosen: Tensor) -> Tensor | slice:
@@ -161,6 +161,10 @@ class Move:
         clip = torch.arange(len(x), device=x.device)[:, None, None]
         moved = x.permute(0, 3, 4, 1, 2)[clip, *self.index].permute(0, 3, 4, 1, 2)
         return moved * self.inside
+
+    def pose(self, x: Tensor) -> Tensor:
+        """The same of pose images, with white coming in."""
+        return 1 - self(1 - x)
 
 
 @cache
