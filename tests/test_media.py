@@ -1,4 +1,5 @@
 import base64
+import io
 import re
 
 import imageio.v3 as iio
@@ -9,8 +10,20 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from lab4_core import gif, media
+from lab4_core.config import Config
+from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
-from lab4_core.media import Video, error_map, film_strip, frame_notes, save_gif, save_mp4, side_by_side, to_uint8
+from lab4_core.media import (
+    Video,
+    error_map,
+    film_strip,
+    frame_notes,
+    png_bytes,
+    save_gif,
+    save_mp4,
+    side_by_side,
+    to_uint8,
+)
 
 
 def moving_square(t=12, h=32, w=64):
@@ -150,6 +163,16 @@ def test_mp4_is_the_clip_even_when_its_size_is_odd(tmp_path):
     assert len(read) == 20
     assert np.abs(read[:, :93, :189] - frames).mean() < 4
     assert np.abs(read[:, 93, :189] - frames[:, 92]).mean() < 6  # the line that was added goes on as the picture ends
+
+
+def test_the_strip_beside_a_moving_picture_is_small_and_nearly_exact():
+    dancer = load_data(Config.from_dict({"data": {"kind": "dancer", "clips": 1, "frames": 24, "test_clips": 1}})).train
+    video = Video({"truth": dancer.frames, "pose": dancer.cond}, every=4)
+    stored, exact = video._repr_mimebundle_()["image/png"], video.strip()
+    with Image.open(io.BytesIO(stored)) as image:
+        apart = np.abs(np.asarray(image.convert("RGB")).astype(int) - exact)
+    assert apart.max() <= 16 and apart.mean() < 2, "levels of 255"
+    assert len(stored) < len(png_bytes(exact)) / 2
 
 
 def test_fps_out_of_range_and_other_suffixes_are_refused(tmp_path):
