@@ -13,17 +13,7 @@ from lab4_core import gif, media
 from lab4_core.config import Config
 from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
-from lab4_core.media import (
-    Video,
-    error_map,
-    film_strip,
-    frame_notes,
-    png_bytes,
-    save_gif,
-    save_mp4,
-    side_by_side,
-    to_uint8,
-)
+from lab4_core.media import Video, error_map, film_strip, frame_notes, save_gif, save_mp4, side_by_side, to_uint8
 
 
 def moving_square(t=12, h=32, w=64):
@@ -172,7 +162,7 @@ def test_the_strip_beside_a_moving_picture_is_small_and_nearly_exact():
     with Image.open(io.BytesIO(stored)) as image:
         apart = np.abs(np.asarray(image.convert("RGB")).astype(int) - exact)
     assert apart.max() <= 16 and apart.mean() < 2, "levels of 255"
-    assert len(stored) < len(png_bytes(exact)) / 2
+    assert len(stored) < len(media.png_bytes(exact)) / 2
 
 
 def test_fps_out_of_range_and_other_suffixes_are_refused(tmp_path):
