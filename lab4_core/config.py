@@ -150,13 +150,14 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides on overrides, the later the stronger.
 
     A part set to another kind forgets what was said of the old one; naming the kind it already has changes nothing.
-    A length in steps or minutes takes the place of an earlier one.
+    `annealing.kind` is `annealing`, by its longer name. A length in steps or minutes takes the place of an earlier one.
     """
     families = {f.name: f.metadata["default"] for f in dataclasses.fields(Config) if "family" in f.metadata}
     values: dict[str, Any] = {}
     for new in map(checked_keys, layers):
         if any(new.get(name) is not None for name in ("steps", "minutes")):
             values = {k: v for k, v in values.items() if k not in ("steps", "minutes")}
+        new = {key.removesuffix(".kind") if key.removesuffix(".kind") in families else key: new[key] for key in new}
         for key in sorted(new, key=lambda k: "." in k):  # the part first, then its values
             if key in families and _kind(values.get(key, families[key])) == new[key]:
                 values.setdefault(key, new[key])

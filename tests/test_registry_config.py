@@ -108,6 +108,7 @@ def test_layers_of_overrides():
     assert layer(preset, {"annealing": "cyclical"})["annealing.cycles"] == 4, "the kind it already has"
     assert layer({}, {"model": "lab"}) == {"model": "lab"}
     assert layer(preset, {"annealing": "none"}) == {"annealing": "none", "steps": 60}
+    assert layer(preset, {"annealing.kind": "none"}) == layer(preset, {"annealing": "none"})
     assert layer(preset, {"annealing": "cyclical", "annealing.ratio": 0.5})["annealing.ratio"] == 0.5
     assert layer(preset, {"minutes": 2.0}) == {"annealing.cycles": 4, "minutes": 2.0}
     assert load_config("smoke", "compact", overrides={"minutes": 2}).steps is None

@@ -341,6 +341,21 @@ def test_muon_makes_updates_orthogonal_and_leaves_vectors_to_adam():
     assert torch.allclose(bias, twin, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (16, 16), (1, 50)])
+def test_muons_products_on_gram_matrices_are_the_iteration_of_the_authors(shape):
+    """The same polynomials: equal to rounding, also where most directions of a gradient are empty."""
+    full = torch.randn(3, *shape, generator=generator(CPU, 3))
+    for m in (full, full * torch.logspace(0, -5, shape[1])):
+        x = m.double() / (m.double().norm(dim=(1, 2), keepdim=True) + 1e-7)
+        for _ in range(5):
+            a = x @ x.mT
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        torch.testing.assert_close(orthogonal(m.double()), x, rtol=1e-8, atol=1e-8)
+        assert (orthogonal(m) - x).abs().max() < 1e-3, "in fp32"
+        plain = under_bf16(orthogonal, m)
+        assert (plain - x).norm() < 0.05 * x.norm(), "in bf16"
+
+
 def test_width_and_depth_of_encoder_and_generator():
     def count(**fields):
         model = registry.build("model", {"kind": "lab", **fields}).build((3, 32, 64), (3, 32, 64))

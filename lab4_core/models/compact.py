@@ -44,7 +44,7 @@ class CompactCVAE(FrameCVAE):
             self.cond_offsets = (0, -cfg.pose_reach, cfg.pose_reach)
         poses = cond_shape[0] * len(self.cond_offsets)
         self.latent_shape = (cfg.z_dim, height // 8, width // 8)
-        # a convolution of stacked images is the sum of one per image: pose and reference go ahead of the loop
+        # a convolution of stacked images is the sum of one per image: what the reference adds goes ahead of the loop
         self.frame_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
         self.pose_stem = nn.Conv2d(poses * fold, w, 3, padding=1)
         self.previous_pose_stem = nn.Conv2d(poses * fold, w, 3, padding=1, bias=False)
@@ -77,18 +77,18 @@ class CompactCVAE(FrameCVAE):
         return torch.sigmoid(SCENE_SCALE * self.scene[0].detach())
 
     def encode_cond(self, cond, groups=None):
-        folded = fold_pose(cond, self.pose_gain)
-        return folded, self.pose_stem(folded), self.previous_pose_stem(folded)
+        return fold_pose(cond, self.pose_gain)
 
     def encode_reference(self, frame, cond):
         seen = self.reference_stem(torch.cat([fold(frame), fold_pose(cond, self.pose_gain)], 1)) + self.place
         return seen, torch.logit(frame, DARKEST)
 
     def posterior(self, h, c):
-        return self.posterior_net(torch.cat([fold(h), c[0]], 1)).chunk(2, dim=1)
+        return self.posterior_net(torch.cat([fold(h), c], 1)).chunk(2, dim=1)
 
     def decode(self, x_prev, h, c, z, ref=None, c_prev=None):
-        a = self.down[0](self.frame_stem(fold(x_prev)) + c[1] + c_prev[2] + ref[0])
+        stem = self.frame_stem(fold(x_prev)) + self.pose_stem(c) + self.previous_pose_stem(c_prev)
+        a = self.down[0](stem + ref[0])
         b = self.down[1](F.avg_pool2d(a, 2))
         m = self.middle(self.down[2](F.avg_pool2d(b, 2)) + self.z_in(z.to(b.dtype)))
         u = self.up[0](F.interpolate(self.lift[0](m), scale_factor=2) + b)
