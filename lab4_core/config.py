@@ -157,7 +157,7 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for new in map(checked_keys, layers):
         if any(new.get(name) is not None for name in ("steps", "minutes")):
             values = {k: v for k, v in values.items() if k not in ("steps", "minutes")}
-        new = {key.removesuffix(".kind") if key.removesuffix(".kind") in families else key: new[key] for key in new}
+        new = {part if (part := k.removesuffix(".kind")) in families else k: v for k, v in new.items()}
         for key in sorted(new, key=lambda k: "." in k):  # the part first, then its values
             if key in families and _kind(values.get(key, families[key])) == new[key]:
                 values.setdefault(key, new[key])

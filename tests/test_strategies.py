@@ -352,8 +352,8 @@ def test_muons_products_on_gram_matrices_are_the_iteration_of_the_authors(shape)
             x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
         torch.testing.assert_close(orthogonal(m.double()), x, rtol=1e-8, atol=1e-8)
         assert (orthogonal(m) - x).abs().max() < 1e-3, "in fp32"
-        plain = under_bf16(orthogonal, m)
-        assert (plain - x).norm() < 0.05 * x.norm(), "in bf16"
+        coarse = under_bf16(orthogonal, m)
+        assert (coarse - x).norm() < 0.05 * x.norm(), "in bf16"
 
 
 def test_width_and_depth_of_encoder_and_generator():
