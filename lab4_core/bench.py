@@ -41,6 +41,12 @@ from lab4_core.training import build_model
 Row = dict[str, Any]
 
 
+def arithmetics(on: torch.device) -> dict[str, torch.dtype]:
+    """fp32, and the default of this machine where that is another one: what it only emulates would take minutes."""
+    default = accel.pick_precision("auto", on)
+    return {"fp32": torch.float32} | ({} if default == torch.float32 else {"auto": default})
+
+
 def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> Row:
     """Time the two alternately, after one warm-up each. Returns medians in seconds, the ratio and its range."""
     pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(repeats + 1)][1:]
@@ -113,7 +119,7 @@ def _most_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def rollouts(on: torch.device, frames: int, clips: int, quick: bool) -> list[Row]:
+def rollouts(on: torch.device, frames: int, clips: int, used: dict[str, torch.dtype], quick: bool) -> list[Row]:
     """Test clips predicted in one batch, a row for each arithmetic, against one after the other: once each, for it is
     long, after a warm-up of a few frames."""
     cfg = config("fp32", on, quick)
@@ -121,8 +127,7 @@ def rollouts(on: torch.device, frames: int, clips: int, quick: bool) -> list[Row
     with Apart(one_by_one, cfg, clips, frames) as plain:
         plain()  # a warm-up
         theirs, rows = seconds_of(plain), []
-    for precision in ("fp32", "auto"):
-        dtype = accel.pick_precision(precision, on)
+    for precision, dtype in used.items():
         rollout(model, past, cond[:, :4], dtype=dtype)
         ours = seconds_of(lambda dtype=dtype: rollout(model, past, cond, dtype=dtype))
         rows.append({"what": f"rollout of {clips} clips of {frames} frames, {precision}", "seconds": ours,
@@ -175,22 +180,23 @@ def run_bench(json_path: str | os.PathLike | None = None, quick: bool = False, d
     on = accel.pick_device(device)
     frames, long, repeats = (4, 8, 1) if quick else (16, 630, 5)
     rows: list[Row] = []
-    print(HEADER)
+    print(HEADER, flush=True)
 
     def add(row: Row) -> Row:
         rows.append(row)
         print(line(row), flush=True)
         return row
 
+    used = arithmetics(on)
     for what in ("conv 3x3", "matmul"):
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in used.values():
             add(peak(what, dtype, on, repeats, quick))
-    for precision in ("fp32", "auto"):
+    for precision in used:
         for forced in (False, True):
             step = add(training_step(forced, precision, on, frames, repeats, quick))
     for row in peak_memory(on, frames, quick):
         add(row)
-    for row in rollouts(on, long, 5, quick):
+    for row in rollouts(on, long, 5, used, quick):
         add(row)
     add(data_of_a_step(step["seconds"], on, frames, repeats))
     add(start_up("import lab4_core", "import lab4_core", min(3, repeats)))

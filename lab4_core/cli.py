@@ -141,6 +141,8 @@ class Evaluate:
     """rollouts with different z per clip: their mean, and the best one beside it; else as the run says"""
     frames: Whole = None
     """frames of a clip, the given ones included, as 30 for 2 -> 28; else as the run says"""
+    single: bool = False
+    """of each clip one rollout, where a strategy of the run (averaged_views) would average several"""
     data: Folder = None
     """another dataset than the run's own: in the LAB4 layout, for the svg model in the BAIR layout"""
     device: str = "auto"
@@ -155,8 +157,8 @@ class Evaluate:
 
     def main(self) -> None:
         run = open_run(self.run, None, self.data, {})
-        measures = {"lpips": self.lpips, "fvd": self.fvd}
-        result = score(run, self.data, self.split, self.samples, self.device, self.frames, **measures)
+        more = {"lpips": self.lpips, "fvd": self.fvd, "single": self.single}
+        result = score(run, self.data, self.split, self.samples, self.device, self.frames, **more)
         print_score(result)
         if self.json:
             write_text(self.json, json.dumps(result.summary(), indent=1) + "\n")
@@ -545,12 +547,12 @@ def score(
     samples: int | None = None,
     device: str = "auto",
     frames: int | None = None,
-    **measures: Any,
+    **more: Any,
 ) -> Any:
     from lab4_core.inference import evaluate
 
     data = dataset_for(run, root)
-    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **measures)
+    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **more)
 
 
 def print_score(score: Any) -> None:

@@ -65,9 +65,11 @@ def evaluate(
     frames: int | None = None,
     lpips: Sequence[str | os.PathLike] = (),
     fvd: str | os.PathLike | None = None,
+    single: bool = False,
 ) -> Score:
     """Score the best weights of a run on the clips of a split: "val", "train", or "test" where the dataset has the
-    truth of its test clips. frames: of a clip, the given ones included (30 is 2 -> 28); else as the run says.
+    truth of its test clips. frames: of a clip, the given ones included (30 is 2 -> 28); else as the run says. single:
+    of each clip one rollout, where a strategy of the run would average several (`averaged_views`).
 
     lpips, fvd: files with the weights of these measures (`lpips.load_lpips`, `fvd.load_fvd`). They are not part of this
     project and are never downloaded; without them the protocol says so. See `evaluation.score_model`."""
@@ -78,6 +80,8 @@ def evaluate(
         data = left_out(data, run.config)
     clips = _known(data) if split == "test" else data.val if split == "val" else data.train
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
+    if single:
+        cfg = cfg.replace(strategies=tuple(s for s in cfg.strategies if not s.rollouts))
     device = accel.pick_device(device)
     model = load_model(run, device)
     missing, measures = {}, {}

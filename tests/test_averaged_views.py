@@ -133,6 +133,10 @@ def test_a_run_is_trained_as_without_and_scored_shown_and_handed_in_with_the_mea
     assert not np.allclose(dB, read_score(plain.dir / "scores.npz", {}).psnr[0], atol=1e-3)
     assert any(path.name == "submission.csv" for path in l4.test(averaged, device="cpu"))
 
+    single = l4.evaluate(averaged, device="cpu", single=True)
+    assert np.array_equal(single.psnr, read_score(plain.dir / "scores.npz", {}).psnr)
+    assert "rollouts" not in single.protocol
+
 
 def test_what_has_no_person_to_move_is_refused(tmp_path):
     with pytest.raises(Lab4Error, match=r"averaged_views strategy: the model LabCVAE: expected one that knows"):
