@@ -36,11 +36,28 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     Where it is fp32 on a CUDA device, convolutions are told not to round to TF32, as they do by default: what fp32
     gives is compared between machines."""
     if name == "auto":
-        on_cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_cuda = device.type == "cuda" and has_bf16(device)
         name = "bf16" if on_cuda or (device.type == "cpu" and has_amx()) else "fp32"
     if device.type == "cuda" and name != "bf16":
         torch.backends.cudnn.allow_tf32 = False
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Convolutions of fp32 tensors on a GPU in fp32, whatever a training in bf16 has left them at: for metrics."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16 itself."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def has_amx() -> bool:

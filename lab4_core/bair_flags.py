@@ -14,7 +14,8 @@ def flag(help: str, default: Any = None, lab: Any = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BairFlags:
-    """The flags that only train_fixed_prior.py has. Any of them means --preset svg-lab."""
+    """The flags that only train_fixed_prior.py has. All but the first four, which say nothing of the model, mean
+    --preset svg-lab."""
 
     data_root: str | None = flag("BAIR version: the dataset; the same as --data")
     log_dir: str | None = flag("BAIR version: where runs go; the same as --out")

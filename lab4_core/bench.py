@@ -110,7 +110,7 @@ def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
 def _most_memory(device: str) -> float:
     """The most that this process has used so far, in MB."""
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: its ru_maxrss would begin with what the process that started this one had used
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
@@ -188,6 +188,7 @@ def run_bench(json_path: str | os.PathLike | None = None, quick: bool = False, d
         return row
 
     used = arithmetics(on)
+    accel.pick_precision("fp32", on)  # the peak of fp32 is not that of TF32
     for what in ("conv 3x3", "matmul"):
         for dtype in used.values():
             add(peak(what, dtype, on, repeats, quick))

@@ -78,7 +78,11 @@ class Train(Common):
         """The run that is meant, and the lines on flags without an effect."""
         flags = self.flags()
         lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past)
-        overrides = layer(lab_values, options.typed(self.config), self.own(), options.set_overrides(self.sets))
+        typed = options.typed(self.config), self.own(), options.set_overrides(self.sets)
+        asked = {k: v for values in typed for k, v in values.items()}
+        if all(asked.get(k) is not None for k in ("steps", "minutes")):  # in layers the later one would win unseen
+            raise Lab4Error(f"steps = {asked['steps']}, minutes = {asked['minutes']}: expected at most one of them")
+        overrides = layer(lab_values, *typed)
         recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
         root = options.dataset_root(lab_flags.data_root(self.data, flags), source(recipe["preset"], overrides)[0])
         try:
@@ -113,7 +117,7 @@ class Train(Common):
         if flags.test:
             root = lab_flags.data_root(self.data, flags)
             run = open_run(ckpt, out, root, {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")})
-            result = score(run, root, device=cfg.device)
+            result = score(run, root, device=cfg.device, frames=flags.val_vi_len)
             print_score(result)
         else:
             from lab4_core.distributed import leads
@@ -291,6 +295,7 @@ class Claims:
     def main(self) -> None:
         from lab4_core import claims, findings
         from lab4_core.paths import runs_dir
+        from lab4_core.runlog import read_json
         from lab4_core.sweep import run_sweep
 
         chosen = [(claims.read_claim(f), Path(f).parent) for f in self.files]
@@ -298,10 +303,13 @@ class Claims:
         root = options.dataset_root(self.data)
         data = "lab4" if root else "dancer"
         out = Path(self.out or runs_dir() / f"claims-{data}")
-        if self.out and not self.run and not (out / "sweep.csv").is_file():
-            raise Lab4Error(
-                f"claims --out {out}: no sweep.csv in it; expected the folder of a sweep, or --run beside it"
-            )
+        if self.out and not self.run:
+            if not (out / "sweep.csv").is_file():
+                raise Lab4Error(
+                    f"claims --out {out}: no sweep.csv in it; expected the folder of a sweep, or --run beside it"
+                )
+            if (asked := out / "sweep.json").is_file():  # whose results they are
+                data = "lab4" if (read_json(asked).get("common") or {}).get("data") else "dancer"
         if self.run:
             points = claims.points_of_all([claim for claim, _ in chosen])
             run_sweep(points, out, {"data": root or ""}, self.engine, self.slots)
@@ -357,7 +365,7 @@ class Data:
         values = {k: getattr(self, k) for k in ("clips", "frames", "test_clips") if getattr(self, k) is not None}
         if self.size:
             width, x, height = self.size.partition("x")
-            if not (x and width.isdigit() and height.isdigit()):
+            if not (x and width.isdecimal() and height.isdecimal()):
                 raise Lab4Error(f"--size {self.size}: expected WIDTHxHEIGHT in pixels, as in 64x32")
             values |= {"width": int(width), "height": int(height)}
         dataset = build("data", {"kind": self.kind, "seed": self.seed, **values})
@@ -401,9 +409,9 @@ class Import:
         if self.ckpt.endswith(".safetensors"):
             from lab4_core.weights import pretrained
 
-            if self.sets:
+            if self.sets or self.norm:
                 raise Lab4Error(
-                    f"import {self.ckpt} --set: an exported file knows its configuration; expected no --set"
+                    f"import {self.ckpt}: an exported file knows its configuration; expected no --set and no --norm"
                 )
             print(pretrained(lab_flags.local_path(self.ckpt), self.out).dir)
             return

@@ -38,8 +38,9 @@ def leads() -> bool:
 
 
 @contextmanager
-def processes(batch_size: int) -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, for the time of the body.
+def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
+    """Join the processes that torchrun started, if it did, for the time of the body. device: of the configuration; GPUs
+    are only asked for where it is one.
 
     Raises `Lab4Error` for a batch that they cannot share, for fewer GPUs than processes, and when one of the others is
     lost: whatever was saved last is whole then.
@@ -50,11 +51,12 @@ def processes(batch_size: int) -> Iterator[None]:
         return
     if batch_size % count:
         raise Lab4Error(f"batch_size = {batch_size}: expected a multiple of the {count} processes that share it")
-    if torch.cuda.is_available():
+    gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if gpus:
         if local >= torch.cuda.device_count():
             raise Lab4Error(f"nproc_per_node: expected at most {torch.cuda.device_count()}, the GPUs of this machine")
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     # torchrun ends the others with SIGTERM as soon as one is lost: they still have to say so, and have 30 s for it
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:

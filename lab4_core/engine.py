@@ -54,17 +54,17 @@ def train(
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
     data = left_out(data, cfg) if data else load_data(cfg)
     folder = runlog.folder_of(cfg, data.digest, out)
-    with distributed.processes(cfg.batch_size), distributed.own_folder(folder) as mine:
+    with distributed.processes(cfg.batch_size, cfg.device), distributed.own_folder(folder) as mine:
         run = _load_or_train(runlog.create(mine, cfg), cfg, data, resume, loggers if distributed.leads() else ())
     return run if run.dir == folder else Run(folder)
 
 
 def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers: tuple[str, ...]) -> Run:
+    if resume == "auto" and run.finished and run.whole:  # without the lock: its folder may be one to be read only
+        return run
     with runlog.owning(run.dir):
         if resume == "never":
             runlog.reset(run)
-        if run.finished and run.whole:
-            return run
         try:
             lower = f"batch_size = {cfg.batch_size} or n_frames = {cfg.n_frames}, or the widths of the model"
             with accel.memory_for(cfg.device, lower):

@@ -87,7 +87,8 @@ def score_model(
     check(samples >= 1, "samples", samples, "1 or more")
 
     def scores(pred: torch.Tensor, true: torch.Tensor) -> dict[str, np.ndarray]:
-        more = {} if lpips is None else {"lpips": lpips(pred, true).cpu().numpy()}
+        with accel.no_tf32():
+            more = {} if lpips is None else {"lpips": lpips(pred, true).cpu().numpy()}
         return {**frame_scores(pred, true, cfg.psnr), **more}
 
     runs, still = [], []  # of each batch of clips: the scores of every sample, and those of the baselines
@@ -98,7 +99,8 @@ def score_model(
 
         def seen(name: str, pred: torch.Tensor, past=past) -> torch.Tensor:
             if fvd is not None:
-                features.setdefault(name, []).append(fvd.features(torch.cat([past, pred], 1)))
+                with accel.no_tf32():
+                    features.setdefault(name, []).append(fvd.features(torch.cat([past, pred], 1)))
             return pred
 
         seeds = (s + samples * begin for s in range(samples))
@@ -121,7 +123,7 @@ def score_model(
         + ("channel of each frame" if cfg.psnr == "channel" else "frame"),
         "ssim": "Gaussian window of 11 pixels, sigma 1.5, mean over channels and places (Wang et al. 2004)",
     }
-    if views := "; ".join(s.rollouts for s in cfg.strategies if s.rollouts):
+    if views := "; ".join(s.averages for s in cfg.strategies if s.averages):
         protocol["rollouts"] = views
     if lpips is not None:
         protocol["lpips"] = lpips.protocol

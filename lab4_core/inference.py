@@ -81,7 +81,7 @@ def evaluate(
     clips = _known(data) if split == "test" else data.val if split == "val" else data.train
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
     if single:
-        cfg = cfg.replace(strategies=tuple(s for s in cfg.strategies if not s.rollouts))
+        cfg = cfg.replace(strategies=tuple(s for s in cfg.strategies if not s.averages))
     device = accel.pick_device(device)
     model = load_model(run, device)
     missing, measures = {}, {}
@@ -139,10 +139,11 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
     """`predict` as a video that shows itself: prediction, the truth where it is known, and the pose, side by side."""
     predicted, psnr = predict(run, first, cond, seed, device), None
-    panels, n_past, poses = {"prediction": predicted}, run.config.n_past, torch.as_tensor(cond).dim() == 4
+    given, poses = torch.as_tensor(first), torch.as_tensor(cond).dim() == 4
+    panels, n_past = {"prediction": predicted}, len(given) if given.dim() == 4 else 1
     if truth is not None:
         panels["ground truth"] = truth
-        psnr = _psnr(run, predicted, truth)
+        psnr = _psnr(run, predicted, truth, n_past)
     if poses:
         panels["pose"] = cond
     given = "the first frame" if n_past == 1 else f"the first {n_past} frames"
@@ -151,9 +152,9 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
     return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3, fps=fps)
 
 
-def _psnr(run: Run, predicted: torch.Tensor, truth: Any) -> list[float]:
-    """dB of each predicted frame of one clip, by the run's measure."""
-    n, truth = run.config.n_past, to_float(torch.as_tensor(truth))
+def _psnr(run: Run, predicted: torch.Tensor, truth: Any, n: int) -> list[float]:
+    """dB of each frame of one clip after the n given ones, by the run's measure."""
+    truth = to_float(torch.as_tensor(truth))
     return psnr_per_frame(predicted[None, n:], truth[None, n : len(predicted)], run.config.psnr)[0].tolist()
 
 
@@ -190,7 +191,7 @@ def test(
         if clip.truth is None:
             del panels["ground truth"]
         else:
-            psnr = _psnr(run, predictions[i], clip.truth)
+            psnr = _psnr(run, predictions[i], clip.truth, run.config.n_past)
             rows += [f"{clip.name},{t},{v:.4f}" for t, v in enumerate(psnr, run.config.n_past)]
         if poses:
             panels["pose"] = clip.cond

@@ -222,5 +222,11 @@ def find_checkpoint(text: str) -> tuple[Path, str | None]:
         candidates += folder.glob("*.ckpt")
     if not candidates:
         raise Lab4Error(f"no checkpoint at {text}: expected a .ckpt file, a run's folder, or a folder with one of them")
-    newest = max(candidates, key=lambda p: p.stat().st_mtime)
+    newest = max(candidates, key=_written)
     return newest, f"{text}: taking {newest}, the newest there"
+
+
+def _written(candidate: Path) -> float:
+    """When a checkpoint, or the weights of a run, were written; a run without any comes last."""
+    file = candidate / "best.pt" if candidate.is_dir() else candidate
+    return file.stat().st_mtime if file.is_file() else 0.0

@@ -42,12 +42,14 @@ def replacing(path: str | os.PathLike, previous: str = "") -> Iterator[Path]:
     writes the file. A full disk or a read-only folder becomes a `Lab4Error`.
     """
     path = Path(path)
+    if not path.name:
+        raise Lab4Error(f"cannot write {path}: expected the name of a file")
     temporary = in_the_making(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path)
         yield temporary
-        with open(temporary, "rb") as f:  # on the disk before it takes the name
+        with open(temporary, "rb+") as f:  # on the disk before it takes the name (for Windows one that may be written)
             os.fsync(f.fileno())
         if previous and path.exists():
             os.replace(path, path.with_name(previous))

@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | SINGLE_STEPS
     | DECIBELS
     | {"strategies": ["warm_start", *SCRATCH["strategies"], "averaged_views"], "eval_every": 25},
-    # From random weights, under the loss and on the windows of compact: how that model was made.
+    # From random weights, under the loss and on the windows of compact: how that model was begun.
     "best-scratch": SCRATCH,
     # For a GPU: twice as wide, five times the windows a step.
     "best-gpu": SCRATCH
@@ -153,6 +153,8 @@ def load_config(
     if data and isinstance(named, str) and named != there:
         raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {named!r}: expected one of them")
     root = data or os.environ.get(variable)
+    if root and os.path.isdir(root):  # a run is looked at from other folders too
+        root = os.path.abspath(root)
     dataset = {"data": {"kind": there, "root": str(root)} if root else made_here}
     amount = dict(PROFILES[profile])
     if amount.get("eval_frames", 0) > PRESETS[preset].get("eval_frames", 630):

@@ -12,14 +12,17 @@ class Progress:
 
     def __init__(self, title: str):
         self.title, self._last, self._begin = title, 0.0, time.monotonic()
+        self._from = None  # the share that was done before, of a training that goes on
         self._bar = _notebook_bar() or _terminal_bar()
 
     def update(self, fraction: float, text: str = "") -> None:
         now = time.monotonic()
+        if self._from is None:
+            self._from = fraction
         if self._bar and now - self._last > 0.3:
             self._last = now
-            spent = now - self._begin
-            left = f"{_clock(spent / fraction - spent)} left" if 0.01 < fraction <= 1 else ""
+            spent, made = now - self._begin, fraction - self._from
+            left = f"{_clock(spent * (1 - fraction) / made)} left" if made > 0.01 and fraction <= 1 else ""
             with suppress(OSError):  # whoever watched is gone: no reason to stop
                 self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
 

@@ -101,10 +101,13 @@ def folder_of(config: Config, digest: str, out: str | os.PathLike | None = None)
 
 def create(folder: Path, config: Config, anew: bool = False) -> Run:
     """The run of a folder, made if it is new; `anew` writes its configuration again, as does one that cannot be
-    read: the folder's name says which one belongs there."""
+    read or says the same in other words, such as another place of the data: the folder's name says which one belongs
+    there."""
     if not anew and (folder / "config.json").is_file():
         try:
-            return Run(folder)
+            run = Run(folder)
+            if run.config.to_dict() == config.to_dict():
+                return run  # else the same run by another way: its data have moved, or it is told to go on elsewhere
         except Lab4Error as e:
             print(f"lab4: {e}; written again", file=sys.stderr)
     write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")

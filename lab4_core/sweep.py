@@ -24,9 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab4_core.config import layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import replacing, write_text
-from lab4_core.runlog import owning
+from lab4_core.runlog import owning, read_json
 from lab4_core.sweep_engines import ENGINES, local_gpus
 from lab4_core.sweep_point import NOTEBOOK, RESULTS, TIMINGS, read_status
 from lab4_core.sweep_watch import watching
@@ -81,7 +82,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
         raise Lab4Error(f"the sweep {path} is not YAML: no plain text at byte {e.start}") from e
     try:
         value = yaml.safe_load(text)
-        json.dumps(value, default=str)  # an alias to itself is YAML, and no grid
+        value = json.loads(json.dumps(value, default=str))  # an alias to itself is YAML, and no grid; keys are text
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as e:
         raise Lab4Error(f"the sweep {path} is not YAML of plain values: {' '.join(str(e).split())}") from e
     return value
@@ -90,7 +91,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
 def notebook_parameters(point: Point, common: Mapping[str, Any]) -> dict[str, Any]:
     """What notebook 06 is run with at a point. `common` may set any of its parameters; the point wins."""
     known = {k: v for k, v in {**common, **point}.items() if k in PARAMETERS}
-    overrides = {**common.get("overrides", {}), **{k: v for k, v in point.items() if k not in PARAMETERS}}
+    overrides = layer(common.get("overrides", {}), {k: v for k, v in point.items() if k not in PARAMETERS})
     return {**known, "data": str(common.get("data") or ""), "overrides": overrides}
 
 
@@ -143,6 +144,8 @@ def run_sweep(
     options = {**(options or {}), "minutes": minutes, "out": out}
     with owning(out):
         write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
+        if stale := sum(set_aside(folder, p) for p, folder in zip(params, folders)):
+            say(f"sweep: {stale} points were measured on other data than lie there now: they run again")
         todo = {
             folder: ({**p, "show": show}, folder, Path(notebook), max(1, cores // slots), minutes)
             for p, folder in zip(params, folders)
@@ -165,6 +168,27 @@ def run_sweep(
     if importlib.util.find_spec("pyarrow"):
         write_parquet(rows, out)
     return rows
+
+
+def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
+    """Whether a finished point was measured on data that have changed since. Its run is then kept under another name,
+    run-<digest of its data>, and the point counts as not run."""
+    status = read_status(folder)
+    if status.get("status") != "finished":
+        return False
+    from lab4_core.data import load_data  # torch and the frames: only where there is something to compare
+    from lab4_core.presets import load_config
+
+    try:
+        trained = (read_json(folder / str(status.get("run")) / "result.json").get("data") or {}).get("digest")
+        named = (params.get("profile", "smoke"), params.get("preset", "compact"), params["data"] or None)
+        if not trained or load_data(load_config(*named, params["overrides"])).digest == trained:
+            return False
+    except Lab4Error:  # whoever deleted the run or moved the data away may keep the numbers
+        return False
+    os.replace(folder / "run", folder / f"run-{trained}")
+    (folder / "status.json").unlink()
+    return True
 
 
 def table(points: Sequence[Point], folders: Sequence[Path]) -> list[dict[str, Any]]:

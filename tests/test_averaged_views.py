@@ -106,6 +106,7 @@ def test_no_view_but_the_clip_itself_is_the_rollout_itself():
 
 
 TINY = {
+    "device": "cpu",  # z of a GPU is another one
     "data": {"kind": "dancer", "clips": 1, "frames": 24, "test_clips": 1},
     "model": {"kind": "compact", "width": 8, "pose_reach": 1},
     "n_frames": 3,

@@ -178,6 +178,13 @@ def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, 
     assert len(stored) == 6 and sorted(float(row["psnr"]) for row in stored)[-1] == 26
     assert cli.main(["claims", str(path), "--run", "--out", str(tmp_path / "again")]) == 0
     assert capsys.readouterr().out == said
+    # whose results these are, the sweep knows
+    (tmp_path / "one" / "sweep.json").write_text('{"points": [], "common": {"data": "/LAB4_Dataset"}}')
+    assert cli.main(["claims", str(path), "--out", str(tmp_path / "one")]) == 0
+    assert "forcing, real frames" in capsys.readouterr().out
+    stored = {data: tmp_path / "results" / data / "forcing.csv" for data in ("dancer", "lab4")}
+    assert [len(findings.read_table(file)) for file in stored.values()] == [6, 1]
+    stored["lab4"].unlink()
     # a folder that is none is a slip, and not "nothing new"
     assert cli.main(["claims", str(path), "--out", str(tmp_path / "nowhere")]) == 2
     assert "no sweep.csv in it" in capsys.readouterr().err

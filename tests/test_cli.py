@@ -18,6 +18,7 @@ from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.options import flags_of, parse_axis, parse_sets, set_overrides
 from lab4_core.presets import PROFILES
+from lab4_core.progress import Progress
 
 TINY = "--set n_frames=3 --set eval_frames=6 --batch_size 1 --steps 2 --epochs 1 --device cpu"
 
@@ -146,6 +147,8 @@ def test_set_is_read_as_text_number_or_json():
     ("train --annealing cyclicl", "did you mean 'cyclical'"),
     ("train --set annealing=cyclical,none", "lab4 sweep --set annealing=cyclical,none"),
     ("train --set epochs=0", "epochs = 0: expected 1 or more"),
+    ("train --steps 100 --minutes 1", "steps = 100, minutes = 1.0: expected at most one of them"),
+    ("train --set steps=5 --minutes 1", "steps = 5, minutes = 1.0: expected at most one of them"),
     ("train --data nowhere", "nowhere"),
     ("train --data a --DR b", "--data a and --DR b: they mean the same"),
     ("train --test", "--test needs --ckpt"),
@@ -357,3 +360,15 @@ def test_report_and_bench_call_what_is_there(monkeypatch, capsys, tmp_path):
     assert (calls["json_path"], calls["quick"]) == ("b.json", True)
     code, _, err = lab4(f"bench --data {tmp_path} --set seed=1", capsys)
     assert code == 2 and "bench --data, --set: expected --quality MINUTES beside it" in err
+
+
+def test_the_time_left_of_a_training_that_goes_on_is_that_of_what_is_left(monkeypatch):
+    """Half was done before; 60 seconds took it from 50 to 60 %."""
+    said, now = [], [100.0]
+    monkeypatch.setattr("lab4_core.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lab4_core.progress._notebook_bar", lambda: lambda title, fraction, text: said.append(text))
+    bar = Progress("run")
+    bar.update(0.5, "epoch 5/10")
+    now[0] += 60
+    bar.update(0.6, "epoch 6/10")
+    assert said == ["epoch 5/10", "epoch 6/10  4:00 left"]

@@ -69,7 +69,7 @@ import sys, torch
 torch.set_num_threads(1)
 from lab4_core import distributed
 from test_distributed import LAB, TINY, UNEVEN, steps_of
-with distributed.processes(4):
+with distributed.processes(4, "cpu"):
     assert distributed.size() == 2
     found = {name: steps_of(values) for name, values in (("compact", TINY), ("lab", LAB), ("uneven", UNEVEN))}
     if distributed.leads():

@@ -55,7 +55,7 @@ def test_training_lowers_the_loss_and_beats_the_baseline(tmp_path):
 
 def test_an_evaluation_repeats_and_names_the_effective_beta(tmp_path):
     run = l4.train(config(steps=6, epochs=1), out=tmp_path)
-    np.testing.assert_allclose(l4.evaluate(run).psnr, run.scores().psnr, atol=1e-3)
+    np.testing.assert_allclose(l4.evaluate(run, device="cpu").psnr, run.scores().psnr, atol=1e-3)
     # two ramps of three steps each: the last of a ramp is at two thirds
     assert run.result["effective_beta"] == pytest.approx(2 / 3 * 1e-5 * 3 * 32 * 64, rel=1e-6)
 

@@ -17,8 +17,9 @@ import torch
 from test_resume import folder, kept, said, same, the_run  # noqa: F401 - folder is a fixture
 from training_child import CONTEXT, MODELS, TINY, train
 
-from lab4_core import checkpoint, engine, paths, runlog
+from lab4_core import checkpoint, engine, inference, paths, registry, runlog
 from lab4_core.config import Config
+from lab4_core.data import write_lab4
 from lab4_core.errors import Lab4Error
 from lab4_core.finite import FiniteWatch
 from lab4_core.runlog import Run
@@ -397,3 +398,36 @@ def test_a_finished_run_that_lost_a_file_gets_it_again(folder, whole, gone):  # 
     again = engine.train(config(), out=folder)
     assert again.finished and again.whole and again.scores() is not None
     assert again.scores().mean > 0
+
+
+def test_a_file_is_brought_to_the_disk_by_a_handle_that_may_write(tmp_path, monkeypatch):
+    """Windows flushes no other."""
+    fcntl = pytest.importorskip("fcntl")
+    modes = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: (modes.append(fcntl.fcntl(f, fcntl.F_GETFL) & os.O_ACCMODE), fsync(f)))
+    paths.write_text(tmp_path / "a.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "text" and modes == [os.O_RDWR]
+    with pytest.raises(Lab4Error, match=r"cannot write \.: expected the name of a file"):
+        paths.write_text(".", "text")
+
+
+def test_a_finished_run_is_loaded_from_a_folder_that_is_in_use(whole):
+    """As from one that can only be read: nothing is written, so nothing is locked."""
+    with runlog.owning(whole.dir):
+        assert engine.train(config(), out=whole.dir.parent).result == whole.result
+
+
+def test_a_run_follows_its_dataset_to_another_place(tmp_path):
+    small = {"kind": "dancer", "clips": 1, "frames": 20, "test_clips": 1, "height": 16, "width": 32}
+    write_lab4(registry.build("data", small).load(), tmp_path / "a")
+    moved = {**VALUES, "data": {"kind": "lab4", "height": 16, "width": 32}}
+
+    def at(name: str) -> Config:
+        return Config.from_dict({**moved, "data": {**moved["data"], "root": str(tmp_path / name)}})
+
+    first = engine.train(at("a"), out=tmp_path / "runs")
+    (tmp_path / "a").rename(tmp_path / "b")
+    again = engine.train(at("b"), out=tmp_path / "runs")
+    assert again.dir == first.dir and again.config.data.root == str(tmp_path / "b")
+    assert inference.evaluate(Run(first.dir), device="cpu").mean == pytest.approx(first.result["psnr"], abs=1e-3)

@@ -58,7 +58,8 @@ def run(it, device, steps):
 def same(a, b, device):
     exactly = device == "cpu"
     for (name, x), y in zip(a.model.state_dict().items(), b.model.state_dict().values()):
-        if name != "label_transformation.1.bias":  # before a BatchNorm: its gradient is rounding, which Adam blows up
+        # a bias before a BatchNorm, whose gradient is rounding, which Adam blows up, and the mean that follows it
+        if name not in ("label_transformation.1.bias", "label_transformation.2.running_mean") or exactly:
             torch.testing.assert_close(x, y, rtol=0 if exactly else 1e-3, atol=0 if exactly else 1e-4, msg=name)
 
 

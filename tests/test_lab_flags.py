@@ -142,6 +142,15 @@ def test_find_checkpoint(tmp_path):
     (run / "config.json").write_text("{}")
     (run / "best.pt").write_bytes(b"")
     assert find_checkpoint(str(tmp_path))[0] == run
+    other = tmp_path / "lab-trained-before"  # something was written into it since, such as test/
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    (other / "best.pt").write_bytes(b"")
+    os.utime(other / "best.pt", (3, 3))
+    (other / "test").mkdir()
+    (tmp_path / "lab-begun-just-now").mkdir()
+    (tmp_path / "lab-begun-just-now" / "config.json").write_text("{}")
+    assert find_checkpoint(str(tmp_path))[0] == run, "the newest weights"
     assert find_checkpoint(str(run / "best.pt")) == (run, None) and find_checkpoint(str(run)) == (run, None)
     assert find_checkpoint(str(tmp_path / "epoch=99.ckpt"))[0] == run  # what training left in its place
     with pytest.raises(Lab4Error, match=r"no checkpoint at .*nowhere"):

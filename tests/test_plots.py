@@ -14,13 +14,14 @@ from lab4_core.plots import (
     plot_kld_vs_psnr,
     plot_psnr_per_frame,
     plot_schedule,
+    plot_sweep,
     plot_teacher_forcing,
     plot_training,
     plot_validation,
     results_table,
     show,
 )
-from lab4_core.plots.psnr import smooth
+from lab4_core.plots.psnr import smooth, student_t
 from lab4_core.plots.style import labels
 from lab4_core.schedules import Cyclical, Monotonic
 from lab4_core.scores import Score
@@ -237,3 +238,14 @@ def test_results_table_has_a_row_a_run_and_says_why_one_failed():
     assert rows[2][-1] == "not finished" and soup.b is None and soup.script is None
     lines = table.to_markdown().splitlines()
     assert len(lines) == 5 and "<" not in lines[3] and lines[3].replace(r"\|", "").count("|") == 10
+
+
+def test_a_setting_of_zero_is_a_setting():
+    rows = [{"status": "finished", "seed": 0, "ratio": ratio, "detach": ratio == 0.0, "psnr": psnr}
+            for ratio, psnr in ((0.0, 20.0), (None, 30.0), (1.0, 10.0))]  # fmt: skip
+    names = [label.get_text() for label in plot_sweep(rows, ["ratio", "detach"]).axes[0].get_yticklabels()]
+    assert names == ["0.0, True", "–, False", "1.0, False"]
+
+
+def test_student_t_is_the_quantile_of_its_table_and_beyond():
+    assert student_t(1) == 12.706 and student_t(18) == 2.101 and student_t(40) == pytest.approx(2.021, abs=2e-3)

@@ -221,3 +221,11 @@ def test_a_config_made_in_python_checks_its_types_too():
     for name, value in {"epochs": 1.5, "steps": "x", "grad_clip": None, "name": 3, "precision": "fp16"}.items():
         with pytest.raises(Lab4Error, match=f"^{name} = {value!r}: expected"):
             Config(**{name: value})
+
+
+def test_a_folder_is_remembered_by_its_whole_path(tmp_path, monkeypatch):
+    """A run is looked at from other folders than the one it was made in."""
+    (tmp_path / "frames").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("smoke", "compact", "frames").data.root == str(tmp_path / "frames")
+    assert load_config("smoke", "compact", "nowhere").data.root == "nowhere", "for the error to name it as it was given"

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from skimage.exposure import match_histograms
 
+import lab4_core as l4
 from lab4_core import registry
 from lab4_core.batches import AUGMENT, generator, make_batch
 from lab4_core.clock import Clock
@@ -112,6 +113,13 @@ def test_only_predictions_are_matched_and_gradients_pass_around():
     x = torch.rand(1, 3, 8, 8, requires_grad=True)
     HistogramSpecification().correct(x, torch.rand(1, 3, 8, 8)).sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_a_run_that_matches_histograms_in_rollouts_too_is_scored(tmp_path):
+    values = {**TINY, "steps": 2, "epochs": 1, "strategies": [{"kind": "histogram", "rollouts": True}], "device": "cpu"}
+    run = l4.train(Config.from_dict(values), out=tmp_path)
+    assert run.finished and "rollouts" not in run.result["protocol"], "of each clip one rollout"
+    assert np.array_equal(l4.evaluate(run, device="cpu", single=True).psnr, run.scores().psnr), "corrected as ever"
 
 
 class Darkening(VideoPredictor):

@@ -14,8 +14,10 @@ import nbformat
 import pytest
 
 from lab4_core import sweep, sweep_engines, sweep_watch
+from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
+from lab4_core.presets import load_config
 from lab4_core.runlog import owning
 from lab4_core.sweep_point import read_status, run_one
 
@@ -103,6 +105,43 @@ def test_parameters_and_fingerprint():
                       "overrides": {"model": "compact", "annealing.cycles": 4}}  # fmt: skip
     assert sweep.fingerprint(params) == sweep.fingerprint({**params, "out": "elsewhere"})
     assert sweep.fingerprint(params) != sweep.fingerprint({**params, "seed": 4})
+
+
+def test_what_a_part_was_told_is_forgotten_with_the_part():
+    common = {"overrides": {"annealing.cycles": 2}}
+    told = [sweep.notebook_parameters({"annealing": kind}, common)["overrides"] for kind in ("cyclical", "none")]
+    assert told == [{"annealing": "cyclical", "annealing.cycles": 2}, {"annealing": "none"}]
+
+
+def finished_point(folder, digest, name="stand-in-0123", **result):
+    run = folder / "run" / name
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(
+        json.dumps({"status": "finished", "psnr": 20.0, "data": {"digest": digest}} | result)
+    )
+    (folder / "status.json").write_text(json.dumps({"status": "finished", "psnr": 20.0, "run": f"run/{name}"}))
+
+
+def test_points_of_data_that_have_changed_run_again(notebook, tmp_path):
+    small = {"data": {"kind": "dancer", "clips": 1, "frames": 20, "test_clips": 1, "height": 16, "width": 32}}
+    points, out = [{"annealing": "cyclical"}, {"annealing": "monotonic"}], tmp_path / "out"
+    params = [sweep.notebook_parameters(p, {"overrides": small}) for p in points]
+    today = load_data(load_config("smoke", "compact", None, small)).digest
+    for p, digest in zip(params, (today, "ofbefore")):
+        finished_point(out / "points" / sweep.fingerprint(p), digest)
+    said = []
+    rows = sweep.run_sweep(points, out, {"overrides": small}, notebook=notebook, say=said.append)
+    assert [row["psnr"] for row in rows] == [20.0, 30.0] and "sweep: 1 points were measured on other data" in said[0]
+    assert len((tmp_path / "started").read_text().splitlines()) == 1
+    kept = out / "points" / sweep.fingerprint(params[1]) / "run-ofbefore" / "stand-in-0123" / "result.json"
+    assert json.loads(kept.read_text())["psnr"] == 20.0, "what was measured before is there"
+
+
+def test_a_point_whose_data_were_mended_is_finished_by_its_new_run(notebook, tmp_path):
+    finished_point(tmp_path / "point", "x", "stand-in-of-bad-data", status="failed", reason="too short")
+    (tmp_path / "point" / "status.json").write_text('{"status": "failed", "reason": "too short"}')
+    status = run_one({"overrides": {"annealing": "monotonic"}}, tmp_path / "point", notebook)
+    assert (status["status"], status["psnr"], status["run"]) == ("finished", 30.0, "run/stand-in-0123")
 
 
 def test_a_sweep_runs_each_point_once_and_a_failure_stops_nothing(notebook, tmp_path):

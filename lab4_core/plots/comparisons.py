@@ -43,6 +43,11 @@ def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Fi
     return figure
 
 
+def _setting(value: Any) -> str:
+    """A cell of a sweep's table as it stands at an axis; 0 and False are settings too."""
+    return "–" if value in (None, "") else str(value)
+
+
 @styled
 def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str = "psnr") -> Figure:
     """The finished points of a sweep's table: a row for each setting of the columns `by`, a dot for each run, a bar at
@@ -53,12 +58,12 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str 
     finished = [r for r in rows if r.get("status") == "finished" and r.get(value) not in (None, "")]
     if not finished:
         return message("no point of this sweep has finished yet")
-    settings = list(dict.fromkeys(tuple(str(r.get(k) or "–") for k in by) for r in finished))
+    settings = list(dict.fromkeys(tuple(_setting(r.get(k)) for k in by) for r in finished))
     seeds = sorted({str(r.get("seed", "")) for r in finished})
     figure = Figure(figsize=(9.5, 1.5 + 0.36 * len(settings)), layout="constrained")
     ax = figure.subplots()
     for y, setting in enumerate(settings):
-        own = [r for r in finished if tuple(str(r.get(k) or "–") for k in by) == setting]
+        own = [r for r in finished if tuple(_setting(r.get(k)) for k in by) == setting]
         mean = np.mean([float(r[value]) for r in own])
         ax.plot([mean, mean], [y - 0.3, y + 0.3], color="black", linewidth=2, label="mean" if y == 0 else None)
         for r in own:

@@ -28,10 +28,13 @@ def band(curves: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     curves = np.asarray(curves, float)
     if curves.ndim != 2 or len(curves) < 2:
         raise Lab4Error(f"curves of shape {curves.shape}: expected (seeds, frames) with 2 seeds or more")
-    df = len(curves) - 1
-    t = T95[df - 1] if df <= len(T95) else 1.960 + 2.372 / df  # the next term of the expansion in 1/df
-    mean, half = curves.mean(0), t * curves.std(0, ddof=1) / np.sqrt(len(curves))
+    mean, half = curves.mean(0), student_t(len(curves) - 1) * curves.std(0, ddof=1) / np.sqrt(len(curves))
     return mean, mean - half, mean + half
+
+
+def student_t(df: int) -> float:
+    """What a standard t variable of so many degrees of freedom, 1 or more, stays within in 95 % of cases."""
+    return T95[df - 1] if df <= len(T95) else 1.960 + 2.372 / df  # the next term of the expansion in 1/df
 
 
 def smooth(curve: np.ndarray, width: int = 15) -> np.ndarray:

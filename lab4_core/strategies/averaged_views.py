@@ -46,7 +46,7 @@ class AveragedViews(Strategy):
         return sides + [(0, y, False) for y in (-self.down, self.down) if y] + [(0, 0, True)] * self.mirrored
 
     @property
-    def rollouts(self):
+    def averages(self):
         return f"mean of each clip as it is and of {len(self.views)} views, the person moved or mirrored"
 
     def start(self, model):

@@ -24,14 +24,14 @@ class Strategy:
     """The hooks, in the order in which a step comes to them.
 
     jumps, augments, feeds and corrects say which are overridden: there the training has work to do before it can call
-    them. augments_apart, corrects_rollouts and rollouts are a strategy's own to set, see `augment`, `correct` and
+    them. augments_apart, corrects_rollouts and averages are a strategy's own to set, see `augment`, `correct` and
     `roll_out`.
     """
 
     jumps = augments = feeds = corrects = False
     augments_apart = False
     corrects_rollouts = False
-    rollouts = ""
+    averages = ""
 
     def __init_subclass__(cls, **more):
         super().__init_subclass__(**more)
@@ -76,7 +76,7 @@ class Strategy:
     ) -> Tensor:
         """What a free-running rollout predicts of clips (B, S, C, H, W), from their given frames (B, n_past, C, H, W)
         and conditions (B, n_past + S, …): rollout(past, cond), which may be asked for other clips too, and more than
-        once. `rollouts` says for the protocol of a score what is done."""
+        once. `averages` says for the protocol of a score what is done."""
         return rollout(past, cond)
 
     def after_step(self, model: nn.Module, state: dict[str, Tensor], step: int) -> None:
