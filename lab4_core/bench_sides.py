@@ -103,8 +103,9 @@ def their_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
 
 
 def plain_model(cfg: Config) -> torch.nn.Module:
-    accel.pick_precision("fp32", accel.pick_device(cfg.device))  # TF32 would be other arithmetic
-    return build_model(cfg, shapes(), accel.pick_device(cfg.device)).to(memory_format=torch.contiguous_format)
+    device = accel.pick_device(cfg.device)
+    accel.pick_precision("fp32", device)  # TF32 would be other arithmetic
+    return build_model(cfg, shapes(), device).to(memory_format=torch.contiguous_format)
 
 
 def inputs(cfg: Config, frames: int) -> tuple[torch.Tensor, ...]:

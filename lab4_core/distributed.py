@@ -51,7 +51,7 @@ def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
         return
     if batch_size % count:
         raise Lab4Error(f"batch_size = {batch_size}: expected a multiple of the {count} processes that share it")
-    gpus = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    gpus = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
     if gpus:
         if local >= torch.cuda.device_count():
             raise Lab4Error(f"nproc_per_node: expected at most {torch.cuda.device_count()}, the GPUs of this machine")

@@ -139,8 +139,8 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
     """`predict` as a video that shows itself: prediction, the truth where it is known, and the pose, side by side."""
     predicted, psnr = predict(run, first, cond, seed, device), None
-    given, poses = torch.as_tensor(first), torch.as_tensor(cond).dim() == 4
-    panels, n_past = {"prediction": predicted}, len(given) if given.dim() == 4 else 1
+    n_past, poses = len(first) if torch.as_tensor(first).dim() == 4 else 1, torch.as_tensor(cond).dim() == 4
+    panels = {"prediction": predicted}
     if truth is not None:
         panels["ground truth"] = truth
         psnr = _psnr(run, predicted, truth, n_past)

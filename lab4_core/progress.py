@@ -11,17 +11,16 @@ class Progress:
     """`update(fraction, text)` as often as one likes, `line(text)` for what should stay, `close()`."""
 
     def __init__(self, title: str):
-        self.title, self._last, self._begin = title, 0.0, time.monotonic()
-        self._from = None  # the share that was done before, of a training that goes on
+        self.title, self._last = title, 0.0
+        self._begin: tuple[float, float] | None = None  # when, and with what share done: a training may go on
         self._bar = _notebook_bar() or _terminal_bar()
 
     def update(self, fraction: float, text: str = "") -> None:
         now = time.monotonic()
-        if self._from is None:
-            self._from = fraction
+        self._begin = self._begin or (now, fraction)
         if self._bar and now - self._last > 0.3:
             self._last = now
-            spent, made = now - self._begin, fraction - self._from
+            spent, made = now - self._begin[0], fraction - self._begin[1]
             left = f"{_clock(spent * (1 - fraction) / made)} left" if made > 0.01 and fraction <= 1 else ""
             with suppress(OSError):  # whoever watched is gone: no reason to stop
                 self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
