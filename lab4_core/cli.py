@@ -116,7 +116,8 @@ class Train(Common):
         note(*notes)
         if flags.test:
             root = lab_flags.data_root(self.data, flags)
-            run = open_run(ckpt, out, root, {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")})
+            values = {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")}
+            run = open_run(ckpt, out, root, values, lab_flags.for_bare_weights(flags))
             result = score(run, root, device=cfg.device, frames=flags.val_vi_len)
             print_score(result)
         else:
@@ -196,7 +197,7 @@ class Test:
         if not ckpt:
             raise Lab4Error("nothing to test: expected a RUN, or --ckpt FILE")
         note(*notes)
-        run = open_run(ckpt, None, root, values)
+        run = open_run(ckpt, None, root, values, lab_flags.for_bare_weights(flags))
 
         from lab4_core.inference import test
 
@@ -518,13 +519,17 @@ def note(*lines: str) -> None:
         print(f"lab4: note: {line}", file=sys.stderr)
 
 
-def open_run(text: str, out: str | None, root: str | None, overrides: Mapping[str, Any]) -> Any:
+def open_run(
+    text: str, out: str | None, root: str | None, overrides: Mapping[str, Any], flags: Sequence[str] = ()
+) -> Any:
     """The run that a path means. An exported file becomes one under `out`; so does a checkpoint of the lab, of the
-    dataset at `root` and with these overrides."""
+    dataset at `root` and with these overrides. flags: the typed ones that only mean something for the latter."""
     from lab4_core.inference import import_checkpoint, load_run
 
     path, line = lab_flags.find_checkpoint(text)
     note(*filter(None, [line]))
+    if path.is_dir() or path.suffix == ".safetensors":
+        note(*(f"{flag} has no effect: {path.name} knows its own model and frame size" for flag in flags))
     if path.is_dir():
         return load_run(path)
     if path.suffix == ".safetensors":

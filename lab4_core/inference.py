@@ -149,7 +149,7 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
     given = "the first frame" if n_past == 1 else f"the first {n_past} frames"
     title = f"{run.name}, predicted from {given} and the {'poses' if poses else 'actions'}"
     fps = FPS["poses" if poses else "actions"]
-    return Video(panels, title=title, psnr=psnr, n_past=n_past, scale=3, fps=fps)
+    return Video(panels, title=title, psnr=psnr, of=run.config.psnr, n_past=n_past, scale=3, fps=fps)
 
 
 def _psnr(run: Run, predicted: torch.Tensor, truth: Any, n: int) -> list[float]:
@@ -198,7 +198,8 @@ def test(
         if i >= SHOWN:
             continue
         fps = FPS["poses" if poses else "actions"]
-        video = Video(panels, title=f"test clip {clip.name}", psnr=psnr, n_past=run.config.n_past, fps=fps)
+        measured = {"psnr": psnr, "of": run.config.psnr, "n_past": run.config.n_past}
+        video = Video(panels, title=f"test clip {clip.name}", fps=fps, **measured)
         for suffix in (".gif", ".png"):
             written.append(folder / f"pred_seq{i}{suffix}")
             video.save(written[-1])

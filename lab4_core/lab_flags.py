@@ -189,6 +189,11 @@ def tester_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
     return values, notes
 
 
+def for_bare_weights(flags: LabFlags) -> list[str]:
+    """The typed flags that say what a bare checkpoint does not know of itself, and a run does."""
+    return [f"--{name} {value}" for name, value in given(flags).items() if name in TESTING & RENAMED.keys()]
+
+
 def _shown(value: Any) -> str:
     return "" if value is True else f"{value} "
 
@@ -214,8 +219,11 @@ def find_checkpoint(text: str) -> tuple[Path, str | None]:
     Raises `Lab4Error` when there is neither.
     """
     path = Path(local_path(text)).expanduser()
+    if path.is_file() and path.name in ("best.pt", "last.pt", "previous.pt"):  # a file of a run
+        other = f"{text}: taking {path.parent / 'best.pt'}, the run's result" if path.name != "best.pt" else None
+        return path.parent, other
     if path.is_file() or (path / "config.json").is_file():
-        return (path.parent if path.name in ("best.pt", "last.pt") else path), None
+        return path, None
     folder = path if path.is_dir() else path.parent
     candidates = [run.parent for run in folder.glob("*/config.json")] if folder.is_dir() else []
     if path.is_dir():

@@ -219,8 +219,8 @@ class Video:
     """A clip in one or more panels that shows itself in a notebook and in what nbconvert makes of it.
 
     panels: name -> clip, the prediction first; kept as (T, H, W, 3) uint8. psnr: dB of the frames from n_past on, to be
-    written under them. embed: how a page carries it. every: a page shows each `every`-th frame; by default
-    as many as keep it under about 160 frames (the caption says so). `save` always writes all frames.
+    written under them; of: whose (`metrics.psnr_per_frame`). embed: how a page carries it. every: a page shows each
+    `every`-th frame; by default, which the caption says, some 160 frames. `save` always writes all frames.
     """
 
     panels: Mapping[str, Any]
@@ -229,6 +229,7 @@ class Video:
     alt: str = ""
     fps: float = 20.0
     psnr: Sequence[float] | None = field(default=None, repr=False)
+    of: str = "frame"
     n_past: int = 1
     scale: int = 4
     embed: Literal["gif", "mp4"] = "gif"
@@ -283,8 +284,7 @@ class Video:
             file = Path(folder) / f"clip.{self.embed}"
             (save_gif if self.embed == "gif" else save_mp4)(file, self.composed(every), fps)
             content = file.read_bytes()
-        caption = f"{self.title}. " if self.title else ""
-        caption += f"{len(self)} frames"
+        caption = (f"{self.title}. " if self.title else "") + f"{len(self)} frames"
         if every > 1:
             speed = fps * every / self.fps
             caption += f", 1 in {every} shown" + (f", {speed:.2g} times as fast" if speed != 1 else "")

@@ -92,7 +92,18 @@ def notebook_parameters(point: Point, common: Mapping[str, Any]) -> dict[str, An
     """What notebook 06 is run with at a point. `common` may set any of its parameters; the point wins."""
     known = {k: v for k, v in {**common, **point}.items() if k in PARAMETERS}
     overrides = layer(common.get("overrides", {}), {k: v for k, v in point.items() if k not in PARAMETERS})
+    if "strategies" in overrides:
+        overrides["strategies"] = _found_from_anywhere(overrides["strategies"])
     return {**known, "data": str(common.get("data") or ""), "overrides": overrides}
+
+
+def _found_from_anywhere(strategies: Any) -> Any:
+    """Files that strategies name, by their whole paths: a point works in the folder of its notebook."""
+    if not isinstance(strategies, (list, tuple)):
+        return strategies
+    files = {i: s["weights"] for i, s in enumerate(strategies) if isinstance(s, dict) and s.get("weights")}
+    whole = {i: os.path.abspath(file) for i, file in files.items() if os.path.isfile(str(file))}
+    return [s | {"weights": whole[i]} if i in whole else s for i, s in enumerate(strategies)]
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:

@@ -276,6 +276,11 @@ def test_evaluate_prints_the_model_beside_its_baselines(world, capsys):
     assert code == 0 and world.run.name in err and "split: train" in again
 
 
+def test_flags_that_a_run_has_no_use_for_are_named(world, capsys, tmp_path):
+    code, _, err = lab4(f"test --ckpt {world.run}/last.pt --F_dim 64 --out {tmp_path} --device cpu", capsys)
+    assert code == 0 and "--F_dim 64 has no effect" in err and f"taking {world.run}/best.pt" in err
+
+
 def test_test_writes_the_submission_and_prints_what_it_wrote(world, capsys, tmp_path):
     code, out, _ = lab4(f"test {world.run} --out {tmp_path} --device cpu", capsys)
     written = [Path(line) for line in out.splitlines()]

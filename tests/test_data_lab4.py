@@ -10,7 +10,7 @@ from PIL import Image
 
 from lab4_core import paths
 from lab4_core.config import Config
-from lab4_core.data import Dancer, Lab4Folder, cache, load_data, write_lab4
+from lab4_core.data import BairFolder, Dancer, Lab4Folder, cache, load_data, write_lab4
 from lab4_core.data.cuts import find_cuts, find_starts
 from lab4_core.data.png import read_png
 from lab4_core.errors import Lab4Error
@@ -110,6 +110,14 @@ def test_wrong_root_names_the_one_that_fits(root, tmp_path):
             Lab4Folder(root=str(wrong)).load()
     with pytest.raises(Lab4Error, match="LAB4_DATA"):
         Lab4Folder().load()
+
+
+def test_a_dataset_of_the_other_lab_is_named(root, tmp_path):
+    (tmp_path / "robots" / "test" / "traj_0_to_255" / "0").mkdir(parents=True)
+    with pytest.raises(Lab4Error, match=r"in the BAIR layout.*--model svg"):
+        Lab4Folder(root=str(tmp_path / "robots")).load()
+    with pytest.raises(Lab4Error, match=r"in the LAB4 layout.*pose models"):
+        BairFolder(root=str(root)).load()
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,9 @@ def test_find_checkpoint(tmp_path):
     (tmp_path / "lab-begun-just-now" / "config.json").write_text("{}")
     assert find_checkpoint(str(tmp_path))[0] == run, "the newest weights"
     assert find_checkpoint(str(run / "best.pt")) == (run, None) and find_checkpoint(str(run)) == (run, None)
+    (run / "last.pt").write_bytes(b"")
+    found, line = find_checkpoint(str(run / "last.pt"))
+    assert found == run and "taking" in line and "best.pt" in line, "a run is scored by its result, and says so"
     assert find_checkpoint(str(tmp_path / "epoch=99.ckpt"))[0] == run  # what training left in its place
     with pytest.raises(Lab4Error, match=r"no checkpoint at .*nowhere"):
         find_checkpoint(str(tmp_path / "nowhere" / "epoch=99.ckpt"))

@@ -107,6 +107,14 @@ def test_parameters_and_fingerprint():
     assert sweep.fingerprint(params) != sweep.fingerprint({**params, "seed": 4})
 
 
+def test_files_of_strategies_are_found_from_the_folder_of_the_notebooks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    given = ["ema", {"kind": "warm_start", "weights": "mine.safetensors"}, {"kind": "warm_start", "weights": "none"}]
+    found = sweep.notebook_parameters({"strategies": given}, {})["overrides"]["strategies"]
+    assert found == [given[0], {**given[1], "weights": str(tmp_path / "mine.safetensors")}, given[2]]
+
+
 def test_what_a_part_was_told_is_forgotten_with_the_part():
     common = {"overrides": {"annealing.cycles": 2}}
     told = [sweep.notebook_parameters({"annealing": kind}, common)["overrides"] for kind in ("cyclical", "none")]

@@ -19,7 +19,7 @@ import numpy as np
 
 from lab4_core import paths
 from lab4_core.data import cache
-from lab4_core.data.lab4_folder import PNG, existing_folder, inside, inside_root, list_pngs, number_of
+from lab4_core.data.lab4_folder import PNG, check_root, existing_folder, inside_root, list_pngs, number_of
 from lab4_core.data.png import read_png, read_size
 from lab4_core.data.store import Dataset, VideoData
 from lab4_core.errors import Lab4Error
@@ -145,11 +145,7 @@ def find_root(root: str) -> Path:
     if not root:
         raise Lab4Error(f"data bair: root = '': {LAYOUT}; pass --data ROOT or set BAIR_DATA")
     path = existing_folder(root, LAYOUT)
-    if not is_bair_root(path):
-        near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
-        fits = next((p for p in near if is_bair_root(p)), None)
-        hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
-        raise Lab4Error(f"data root {str(path)!r} has no folder train/traj_… or test/traj_…: {LAYOUT}{hint}")
+    check_root(path, is_bair_root, f"has no folder train/traj_… or test/traj_…: {LAYOUT}")
     return path
 
 

@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,12 +149,22 @@ def find_root(root: str) -> Path:
     if not root:
         raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
     path = existing_folder(root, LAYOUT)
-    if not is_root(path):
-        near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
-        fits = next((p for p in near if is_root(p)), None)
-        hint = f"; did you mean {str(fits)!r}?" if fits else f"; it holds {inside(path)}"
-        raise Lab4Error(f"data root {str(path)!r} has no folder train/train_img: {LAYOUT}{hint}")
+    check_root(path, is_root, f"has no folder train/train_img: {LAYOUT}")
     return path
+
+
+def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
+    """Raise `Lab4Error` unless a folder fits, with the one near it that does, or what lies in it."""
+    if fits(path):
+        return
+    near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
+    better = next((p for p in near if fits(p)), None)
+    hint = f"did you mean {str(better)!r}?" if better else f"it holds {inside(path)}"
+    if is_root(path):
+        hint = "it is one in the LAB4 layout, for the pose models (--model compact)"
+    elif any(path.glob("t*/traj_*/")):
+        hint = "it is one in the BAIR layout, for robot pushing (--model svg)"
+    raise Lab4Error(f"data root {str(path)!r} {what}; {hint}")
 
 
 def existing_folder(root: str, layout: str) -> Path:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -24,6 +25,7 @@ from lab4_core.media import (
     side_by_side,
     to_uint8,
 )
+from lab4_core.metrics import psnr_per_frame
 from lab4_core.plots.style import COLOURS, GREY, plain, styled
 from lab4_core.widgets.live import Live, stacked
 
@@ -34,7 +36,6 @@ SHORTEST = 80  # milliseconds between two pictures; a faster speed leaves frames
 SPEEDS = {"¼": 0.25, "½": 0.5, "1": 1.0, "2": 2.0, "4": 4.0}
 CURSOR = (213, 94, 0)
 WIDTH, CURVE_HEIGHT, DPI = 840, 170, 80  # pixels: of all panels together at most, and of the curve below them
-PERFECT = 100.0  # dB that stand for an error of zero
 STILLS = 6  # frames in the static twin
 
 
@@ -174,26 +175,33 @@ def draw_curves(curves: Mapping[str, np.ndarray], ylabel: str, width: int):
     return picture, x, height - y, (int(height - box.y1), int(height - box.y0))
 
 
-def decibels(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """PSNR of each frame of two (T, H, W, 3) uint8 clips: (T,) dB, at most 100."""
-    error = np.square((pred.astype(np.float32) - truth) / 255).mean((1, 2, 3))
-    return np.minimum(PERFECT, -10 * np.log10(np.maximum(error, 1e-30)))
+def decibels(pred: np.ndarray, truth: np.ndarray, of: str = "frame") -> np.ndarray:
+    """PSNR of each frame of two (T, H, W, 3) uint8 clips, (T,) dB, as `metrics.psnr_per_frame` measures it."""
+    pair = (torch.from_numpy(np.array(clip)).permute(0, 3, 1, 2)[None] / 255 for clip in (pred, truth))
+    return psnr_per_frame(*pair, of)[0].numpy()
 
 
 def rollout_player(
-    prediction: Any, truth: Any = None, pose: Any = None, *, n_past: int = 1, psnr: Any = None, caption: str = ""
+    prediction: Any,
+    truth: Any = None,
+    pose: Any = None,
+    *,
+    n_past: int = 1,
+    psnr: Any = None,
+    of: str = "frame",
+    caption: str = "",
 ) -> Player:
     """Prediction | ground truth | error map | pose of one clip, its PSNR under them.
 
     prediction: T frames (`media.to_uint8`) or a `Video` whose panels are called prediction, ground truth and pose.
     truth, pose: T frames each, or None; a pose of numbers (a robot's) is not drawn. psnr: (T - n_past,) dB of the
-    predicted frames; by default measured on the bytes that are shown. Without a truth there is neither error map nor
-    curve.
+    predicted frames; by default measured on the bytes that are shown, as is the baseline beside it. of: what they are
+    the dB of (`metrics.psnr_per_frame`). Without a truth there is neither error map nor curve.
     """
     if isinstance(prediction, Video):
         video = prediction
         prediction, truth, pose = (video.panels.get(k) for k in ("prediction", "ground truth", "pose"))
-        n_past, psnr = video.n_past, video.psnr if psnr is None else psnr
+        n_past, psnr, of = video.n_past, video.psnr if psnr is None else psnr, video.of
         if prediction is None:
             raise Lab4Error(f"video of {', '.join(video.panels)}: expected a panel called prediction")
     panels, curves = {"prediction": to_uint8(prediction)}, {}
@@ -206,8 +214,8 @@ def rollout_player(
     if truth is not None:
         clip = panels["ground truth"]
         given = np.full(min(n_past, frames), np.nan)
-        measured = decibels(panels["prediction"], clip)[n_past:] if psnr is None else np.asarray(psnr, float)
-        still = decibels(np.broadcast_to(clip[:1], clip.shape), clip)[n_past:]
+        measured = decibels(panels["prediction"], clip, of)[n_past:] if psnr is None else np.asarray(psnr, float)
+        still = decibels(np.broadcast_to(clip[n_past - 1 : n_past], clip.shape), clip, of)[n_past:]
         curves = {"this rollout": np.concatenate([given, measured]),
                   "repeat the first frame": np.concatenate([given, still])}  # fmt: skip
     about = "prediction, ground truth, error and pose" if len(panels) == 4 else ", ".join(panels)
