@@ -61,10 +61,13 @@ def is_bair(typed: Mapping[str, Any]) -> bool:
     return bool(OURS & typed.keys())
 
 
-def bair_overrides(typed: Mapping[str, Any], n_past: int | None) -> tuple[dict[str, Any], list[str]]:
+def bair_overrides(
+    typed: Mapping[str, Any], n_past: int | None, whole: bool = True
+) -> tuple[dict[str, Any], list[str]]:
     """(overrides of `Config` on top of the preset svg-lab, lines on flags without an effect) for the typed flags.
 
-    n_past: of the same command line, if typed; n_future counts from it.
+    n_past: of the same command line, if typed; n_future counts from it. whole: teacher forcing and annealing are those
+    of the template where no flag says otherwise; else those of the preset.
     """
     values: dict[str, Any] = {"model": "svg", **{key: typed[name] for name, key in RENAMED.items() if name in typed}}
     notes = []
@@ -73,7 +76,7 @@ def bair_overrides(typed: Mapping[str, Any], n_past: int | None) -> tuple[dict[s
         values |= {"epochs": niter, "steps": niter * typed.get("epoch_size", 600)}
     if n_past is not None or "n_future" in typed:
         values["n_frames"] = (n_past or 2) + typed.get("n_future", 10)
-    if typed.keys() & {"tfr", "tfr_start_decay_epoch", "tfr_decay_step", "tfr_lower_bound"}:
+    if whole or typed.keys() & {"tfr", "tfr_start_decay_epoch", "tfr_decay_step", "tfr_lower_bound"}:
         start = typed.get("tfr_start_decay_epoch", 0)
         values |= {
             "teacher_forcing": "linear",
@@ -82,7 +85,7 @@ def bair_overrides(typed: Mapping[str, Any], n_past: int | None) -> tuple[dict[s
             "teacher_forcing.decay_step": typed.get("tfr_decay_step") or 1 / max(1, niter - start),
             "teacher_forcing.floor": typed.get("tfr_lower_bound", 0.0),
         }
-    if typed.keys() & {"kl_anneal_cyclical", "kl_anneal_ratio", "kl_anneal_cycle"}:
+    if whole or typed.keys() & {"kl_anneal_cyclical", "kl_anneal_ratio", "kl_anneal_cycle"}:
         values |= {"annealing": "cyclical" if "kl_anneal_cyclical" in typed else "monotonic", "annealing.unit": "step"}
         if "kl_anneal_cyclical" in typed:
             values["annealing.cycles"] = typed.get("kl_anneal_cycle", 3)

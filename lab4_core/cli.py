@@ -77,7 +77,7 @@ class Train(Common):
     def configuration(self) -> tuple[Config, list[str]]:
         """The run that is meant, and the lines on flags without an effect."""
         flags = self.flags()
-        lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past)
+        lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past, self.preset)
         typed = options.typed(self.config), self.own(), options.set_overrides(self.sets)
         asked = {k: v for values in typed for k, v in values.items()}
         if all(asked.get(k) is not None for k in ("steps", "minutes")):  # in layers the later one would win unseen
@@ -110,8 +110,9 @@ class Train(Common):
             raise Lab4Error("--test needs --ckpt FILE: it evaluates a checkpoint on val")
         if ckpt and not flags.test:
             raise Lab4Error(
-                f"--ckpt {ckpt}: training does not start from a checkpoint; an interrupted run goes on by itself "
-                "when its command is repeated, and --test evaluates a checkpoint on val"
+                f"--ckpt {ckpt}: an interrupted run goes on by itself when its command is repeated, and --test "
+                "evaluates a checkpoint on val; to begin with what another run has learnt, lab4 export it (a .ckpt "
+                'after lab4 import) and add the strategy {"kind": "warm_start", "weights": "FILE.safetensors"}'
             )
         note(*notes)
         if flags.test:

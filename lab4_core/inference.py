@@ -226,7 +226,7 @@ def import_checkpoint(
     overrides: fields of the configuration, such as `{"model.norm": "running"}` for weights trained with running
     statistics. Raises `Lab4Error` for a file that could run code, is truncated, or is of another model.
     """
-    cfg = Config.from_dict({"name": "imported", **(overrides or {})})
+    cfg = Config.from_dict({"name": "imported", "precision": "fp32", **(overrides or {})})
     weights = checkpoint.bare_weights(path)
     shape = (3, getattr(cfg.data, "height", 32), getattr(cfg.data, "width", 64))
     model = cfg.model.build(shape, shape)

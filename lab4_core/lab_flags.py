@@ -52,11 +52,11 @@ class LabFlags(BairFlags):
     tfr_sde: int | None = flag("epoch from which the ratio decays", lab=10)
     tfr_d_step: float | None = flag("what every epoch takes off the ratio", lab=0.1)
     fast_train: bool = flag("use only fast_partial of the frames during the first epochs", False)
-    fast_train_epoch: int | None = flag("the number of these epochs", lab=5)
+    fast_train_epoch: int | None = flag("the last of these epochs but one, counted from 0", lab=5)
     # text, not `str | None`: "None" is one of its values
     kl_anneal_type: str = flag("Cyclical, Monotonic, NoKL_Annealing or None", "", lab="Cyclical")
-    kl_anneal_cycle: int | None = flag("cycles of the cyclical type", lab=10)
-    kl_anneal_ratio: float | None = flag("share of a cycle in which beta rises", lab=1)
+    kl_anneal_cycle: int | None = flag("cycles of the cyclical type; report_004 means epochs of a cycle", lab=10)
+    kl_anneal_ratio: float | None = flag("share of a cycle in which beta rises; report_004 means 1 / that", lab=1)
     per_save: int | None = flag("epochs between checkpoints", lab=3)
 
     use_wandb: bool = flag("log to Weights & Biases, offline", False)
@@ -107,7 +107,7 @@ NO_EFFECT = {
     "no_sanity": "nothing is asked before a checkpoint is read",
     "make_gif": "lab4 test always writes the GIFs",
     "store_visualization": "training writes no GIFs; lab4 test RUN makes them from the finished run",
-    "no_weight_interpolation": "weights are not interpolated with the initial ones unless a strategy asks for it",
+    "no_weight_interpolation": "weights are not interpolated with the initial ones unless the strategy cosine_interpolation asks for it",
 }
 PATHS = ("DR", "save_root", "ckpt", "ckpt_path", "data_root", "log_dir")
 TESTING = {*PATHS, "test", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W", "make_gif"}
@@ -139,9 +139,12 @@ def out_folder(out: str | None, flags: LabFlags) -> str | None:
     return either("--out", either("--out", out, "--save_root", flags.save_root), "--log_dir", flags.log_dir)
 
 
-def lab_overrides(flags: LabFlags, n_past: int | None = None) -> tuple[dict[str, Any], list[str]]:
-    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line. n_past: of the same
-    command line, where n_future counts from it.
+def lab_overrides(
+    flags: LabFlags, n_past: int | None = None, preset: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line. n_past, preset: of
+    the same command line; n_future counts from the former, and the latter knows what flags of the BAIR version leave
+    open.
 
     The flags of teacher forcing and of annealing set the part as a whole, so they mean the lab's whatever the preset.
     Raises `Lab4Error` for an unknown --kl_anneal_type or --optim.
@@ -150,7 +153,7 @@ def lab_overrides(flags: LabFlags, n_past: int | None = None) -> tuple[dict[str,
     values: dict[str, Any] = {}
     notes = [f"--{name} {_shown(typed[name])}has no effect: {why}" for name, why in NO_EFFECT.items() if name in typed]
     if is_bair(typed):
-        values, more = bair_overrides(typed, n_past)
+        values, more = bair_overrides(typed, n_past, whole=preset is None)
         pose = (RENAMED.keys() | {"optim", "kl_anneal_type", "fast_train", "fast_train_epoch"}) - BAIR_TOO
         notes += [f"--{name} {_shown(typed[name])}has no effect: the other flags are those of the BAIR version, which "
                   "does not know it" for name in typed if name in pose]  # fmt: skip
@@ -162,15 +165,16 @@ def lab_overrides(flags: LabFlags, n_past: int | None = None) -> tuple[dict[str,
             values["optimizer.beta2"] = 0.999  # torch's, as the lab leaves it
         values["optimizer.lr"] = 1e-3  # the lab's, whichever optimizer
     if typed.keys() & {"tfr", "tfr_sde", "tfr_d_step"}:
-        values["teacher_forcing"] = "linear"
+        values["teacher_forcing"] = {"kind": "linear"}
     if typed.keys() & {"kl_anneal_type", "kl_anneal_ratio", "kl_anneal_cycle"}:
-        values["annealing"] = _choice("kl_anneal_type", flags.kl_anneal_type or "Cyclical", ANNEALING)
-    unused = {"none": ("kl_anneal_ratio", "kl_anneal_cycle"), "monotonic": ("kl_anneal_cycle",)}
-    for name in unused.get(values.get("annealing"), ()):
-        if name in typed:
-            notes.append(f"--{name} {typed.pop(name)} has no effect: annealing is {values['annealing']}")
-    if flags.fast_train:
-        values["fast_epochs"] = typed.get("fast_train_epoch", 5)
+        kind = _choice("kl_anneal_type", flags.kl_anneal_type or "Cyclical", ANNEALING)
+        values["annealing"] = {"kind": kind}
+        unused = {"none": ("kl_anneal_ratio", "kl_anneal_cycle"), "monotonic": ("kl_anneal_cycle",)}
+        for name in unused.get(kind, ()):
+            if name in typed:
+                notes.append(f"--{name} {typed.pop(name)} has no effect: annealing is {kind}")
+    if flags.fast_train:  # the template asks after it has taken the data, and for more than that epoch, counted from 0
+        values["fast_epochs"] = typed.get("fast_train_epoch", 5) + 2
     elif "fast_train_epoch" in typed:
         notes.append(f"--fast_train_epoch {flags.fast_train_epoch} has no effect: --fast_train is not given")
     values |= {key: typed[name] for name, key in RENAMED.items() if name in typed}

@@ -10,7 +10,7 @@ from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.export import export_html
 from lab4_core.paths import NOTEBOOKS, runs_dir
-from lab4_core.presets import load_config, source
+from lab4_core.presets import load_config
 from lab4_core.sweep import read_status, run_sweep
 
 ANNEALING = ("cyclical", "monotonic", "none")
@@ -36,10 +36,10 @@ def make_report(
     overrides = dict(overrides or {})
     seed = overrides.pop("seed", 0)
     minutes = overrides.pop("minutes", None) or 0.0
-    root = data or os.environ.get(source(preset, overrides)[0])
-    root = str(Path(root).resolve()) if root else ""
+    cfg = load_config(profile, preset, data, overrides)
     # read or render the data once, before several runs would do it side by side; and stop here if they are wrong
-    load_data(load_config(profile, preset, root or None, overrides))
+    load_data(cfg)
+    root = getattr(cfg.data, "root", "")
     name = "report" + (f"-{preset}" if preset != "compact" else "") + f"-{profile}"
     name += f"-{Path(root).name}" if root else ""  # one dataset's does not replace another's
     folder = Path(out).expanduser().resolve() if out else runs_dir() / name

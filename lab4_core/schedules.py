@@ -76,6 +76,47 @@ class Monotonic(_Ramp):
         return cycle_linear(step, total_steps, self.start, self.stop, 1, self.ratio)
 
 
+@register("annealing", "rounded")
+@dataclass(frozen=True, kw_only=True)
+class Rounded(_Ramp):
+    """Cycles as report_003 wrote them: rounded down to whole units, so that what is left over begins one more, and
+    with the last unit of each ramp at `stop`."""
+
+    start: float = 0.015
+    ratio: float = 0.6
+    cycles: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(1 <= self.cycles <= 1_000_000, "rounded annealing: cycles", self.cycles, "1 or more, to a million")
+
+    def __call__(self, step, total_steps):
+        period = max(1, int(total_steps) // self.cycles)
+        climb = math.ceil(period * self.ratio)
+        into = min(step % period, climb - 1)  # after the ramp as at its end
+        return self.start + (self.stop - self.start) * into / (climb - 1) if climb > 1 else self.start
+
+
+@register("annealing", "accumulating")
+@dataclass(frozen=True, kw_only=True)
+class Accumulating(Annealing):
+    """What report_004 trained as monotonic: each unit adds `ratio` times its number, divided by `length`, so beta is a
+    parabola that is at `stop` after some sqrt(2 length stop / ratio) units, however long the training is."""
+
+    stop: float = 1.0
+    ratio: float = 2.0
+    length: int = 20
+    unit: Unit = "epoch"
+
+    def __post_init__(self):
+        check(self.stop >= 0, "accumulating annealing: stop", self.stop, "0 or more")
+        check(self.ratio > 0, "accumulating annealing: ratio", self.ratio, "more than 0")
+        check(self.length >= 1, "accumulating annealing: length", self.length, "1 or more")
+
+    def __call__(self, step, total_steps):
+        return min(self.stop, self.ratio * step * (step + 1) / (2 * self.length))
+
+
 @register("annealing", "none")
 @dataclass(frozen=True, kw_only=True)
 class Constant(Annealing):

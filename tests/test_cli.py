@@ -152,7 +152,7 @@ def test_set_is_read_as_text_number_or_json():
     ("train --data nowhere", "nowhere"),
     ("train --data a --DR b", "--data a and --DR b: they mean the same"),
     ("train --test", "--test needs --ckpt"),
-    ("train --ckpt x.ckpt", "training does not start from a checkpoint"),
+    ("train --ckpt x.ckpt", "to begin with what another run has learnt"),
     ("evaluate nowhere", "no checkpoint at nowhere"),
     ("test", "expected a RUN, or --ckpt FILE"),
     ("data --out x --size 64", "--size 64: expected WIDTHxHEIGHT"),

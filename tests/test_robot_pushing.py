@@ -93,6 +93,11 @@ FLAGS = [
       "model.predictor_layers": 1, "model.last_frame_skip": True, "beta": 0.001, "optimizer.beta1": 0.5}),
     ("--niter 20 --tfr 0.8 --tfr_decay_step 0.1 --tfr_lower_bound 0.2",
      {"teacher_forcing.ratio": 0.8, "teacher_forcing.decay_step": 0.1, "teacher_forcing.floor": 0.2}),
+    ("--niter 100", # what is not said is the template's, which decays from epoch 0 to 0 at the end
+     {"teacher_forcing.start_decay": 1, "teacher_forcing.decay_step": 1 / 100, "annealing.kind": "monotonic",
+      "annealing.unit": "step", "annealing.ratio": 1.0}),
+    ("--preset svg-lab --z_dim 32", # or the preset's, where one is named
+     {"teacher_forcing.start_decay": 76, "annealing.cycles": 4, "model.z_dim": 32}),
 ]  # fmt: skip
 
 

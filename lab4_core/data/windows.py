@@ -28,8 +28,8 @@ class Windows:
     share: use only the first share of all frames (the lab's `partial`, `fast_partial`).
     mode:  fixed: each clip cut into windows without overlap, in their order, or with `shuffle` in a new order each
            pass. random: a batch is `batch_size` windows that begin anywhere, each place equally likely.
-    drop_last: leave out the smaller last batch of a fixed pass, so that every batch has one shape. The default
-           keeps it, as the lab's DataLoader does; random batches are always full.
+    drop_last: leave out the smaller last batch of a fixed pass, so that every batch has one shape, as the lab's
+           DataLoader does. The default keeps it: no frame goes unused. Random batches are always full.
 
     Raises `Lab4Error` when no clip is as long as a window, or when drop_last would leave nothing.
     """
