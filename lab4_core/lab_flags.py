@@ -107,7 +107,7 @@ NO_EFFECT = {
     "no_sanity": "nothing is asked before a checkpoint is read",
     "make_gif": "lab4 test always writes the GIFs",
     "store_visualization": "training writes no GIFs; lab4 test RUN makes them from the finished run",
-    "no_weight_interpolation": "weights are not interpolated with the initial ones unless the strategy cosine_interpolation asks for it",
+    "no_weight_interpolation": "weights are not interpolated unless the strategy cosine_interpolation asks for it",
 }
 PATHS = ("DR", "save_root", "ckpt", "ckpt_path", "data_root", "log_dir")
 TESTING = {*PATHS, "test", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W", "make_gif"}
