@@ -1,4 +1,4 @@
-# The whole project in a few commands. It needs make and Python >= 3.11; everything else goes into .venv.
+# The whole project in a few commands. It needs make and Python 3.11 to 3.14; everything else goes into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 PROFILE ?= demo
@@ -9,8 +9,8 @@ ONLY ?=
 BIN := .venv/bin
 READY := .venv/.lab4-ready
 SAY := @printf 'lab4: %s\n'
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo "$$p"; break; }; done)
 # The tests run the notebooks at the smallest profile: copies with that parameter, golden outputs and all.
 SMOKE := $(patsubst notebooks/%,build/smoke/%,$(wildcard notebooks/*.ipynb))
 
@@ -60,7 +60,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 $(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "lab4: no Python >= 3.11 found (python3 is $$(python3 -V 2>&1)); install one," \
+	@test -n "$(PYTHON)" || { echo "lab4: no Python from 3.11 to 3.14 found (python3 is $$(python3 -V 2>&1)); install one," \
 		"or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "lab4: $(PYTHON) cannot make environments;" \
 		"on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }

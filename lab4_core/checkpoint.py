@@ -191,15 +191,20 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
 def build_with(part: Any, shapes: Sequence[tuple[int, ...]], weights: Any, source: str) -> nn.Module:
     """The model that a registered part builds for frames and conditions of these shapes, with these weights. They are
     compared before anything is allocated: a file may claim any width. Raises `Lab4Error` that begins with `source`."""
-    try:
-        with torch.device("meta"):
-            plan = part.build(*shapes)
-    except (Lab4Error, RuntimeError, TypeError, OverflowError) as e:
-        raise Lab4Error(f"{source}: {e}") from e
-    check_weights(plan, weights, source)
+    check_weights(plan_of(part, shapes, source), weights, source)
     model = part.build(*shapes)
     load_weights(model, weights, source)
     return model
+
+
+def plan_of(part: Any, shapes: Sequence[tuple[int, ...]], source: str) -> nn.Module:
+    """The model that a part builds, without memory: names and shapes of its tensors. Raises `Lab4Error` that begins
+    with `source` where it cannot be built so, as one whose constructor reads a number back from a tensor."""
+    try:
+        with torch.device("meta"):
+            return part.build(*shapes)
+    except (Lab4Error, RuntimeError, TypeError, OverflowError) as e:
+        raise Lab4Error(f"{source}: {e}") from e
 
 
 def bare_weights(path: str | os.PathLike) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from lab4_core.errors import Lab4Error
 from lab4_core.lab_flags import LabFlags, TesterFlags
 from lab4_core.options import ConfigFlags, File, Files, Folder, Number, Sets, TestFlags, Text, TrainFlags, Whole
 from lab4_core.paths import write_text
-from lab4_core.presets import POSES, PRESETS, PROFILES, SOURCES, load_config, source
+from lab4_core.presets import PRESETS, PROFILES, SOURCES, load_config, source
 
 
 @dataclass(kw_only=True)
@@ -84,7 +84,7 @@ class Train(Common):
             raise Lab4Error(f"steps = {asked['steps']}, minutes = {asked['minutes']}: expected at most one of them")
         overrides = layer(lab_values, *typed)
         recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
-        root = options.dataset_root(lab_flags.data_root(self.data, flags), source(recipe["preset"], overrides)[0])
+        root = lab_flags.local_path(lab_flags.data_root(self.data, flags))
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
@@ -215,8 +215,7 @@ class Report(Common):
 
         overrides = layer(self.own(), options.set_overrides(self.sets))
         recipe = self.recipe(overrides)
-        root = options.dataset_root(self.data, source(recipe["preset"], overrides)[0])
-        print(make_report(**recipe, data=root, out=self.out, overrides=overrides))
+        print(make_report(**recipe, data=lab_flags.local_path(self.data), out=self.out, overrides=overrides))
 
 
 @dataclass(kw_only=True)
@@ -258,7 +257,8 @@ class Sweep(Common):
 
         points, own = self.points(), self.own()
         recipe = self.recipe({**own, **(points[0] if points else {})})
-        data = options.dataset_root(self.data, source(recipe["preset"], own)[0])
+        named = any({"data", "data.kind"} & point.keys() for point in points)  # then no variable says where they lie
+        data = options.dataset_root(self.data, "" if named else source(recipe["preset"], own)[0])
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
         out = Path(self.out or runs_dir() / "sweep")
@@ -550,7 +550,7 @@ def dataset_for(run: Any, root: str | None) -> Any:
     if not root:
         return None
     size = {k: v for k in ("height", "width") if (v := getattr(run.config.data, k, None))}
-    kind = SOURCES.get(run.config.model.kind, POSES)[1]
+    kind = run.config.data.kind if hasattr(run.config.data, "root") else SOURCES[run.config.model.conditions][1]
     return load_data(build("data", {"kind": kind, "root": options.dataset_root(root), **size}))
 
 

@@ -12,7 +12,7 @@ against the *summed* squared error the KL has weight 2 s^2. That weight is what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,11 @@ class Loss:
     """Base of the registered losses."""
 
     sums_over_steps = False  # True: the loss of some steps alone is their share of the loss of the clip
+
+    def __init_subclass__(cls, **kwargs: Any):
+        """Each class answers for its own formula: what an heir adds may look across the steps."""
+        super().__init_subclass__(**kwargs)
+        cls.sums_over_steps = cls.__dict__.get("sums_over_steps", False)
 
     def __call__(self, x_pred: Tensor, x: Tensor, kld: Tensor, n_latent: int, beta: Tensor) -> dict[str, Tensor]:
         """x_pred, x: (B, S, C, H, W) of S predicted frames.  kld: (B, S), summed over the n_latent numbers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from lab4_core import registry
 from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.registry import check
@@ -122,9 +123,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# The model decides what data it needs: (variable with their root, kind of the data there, kind without a root).
-POSES = ("LAB4_DATA", "lab4", "dancer")
-SOURCES = {"svg": ("BAIR_DATA", "bair", "robot")}
+# A model's conditions decide what data it needs: (variable with their root, kind of the data there, kind without one).
+SOURCES = {"poses": ("LAB4_DATA", "lab4", "dancer"), "actions": ("BAIR_DATA", "bair", "robot")}
 
 PROFILES: dict[str, dict[str, Any]] = {
     # what it prints is compared, so its arithmetic is that of every processor
@@ -142,21 +142,25 @@ def load_config(
 ) -> Config:
     """The configuration a command or notebook means: defaults, then preset, profile, dataset and overrides.
 
-    data: a folder in the layout that the model needs; without it `$LAB4_DATA`, and without that the synthetic dancer;
-    for the svg model `$BAIR_DATA` and the robot twin. Raises `Lab4Error` for an unknown profile, preset or key.
+    data: a folder in the layout that the model needs, or of the dataset that the overrides name; without it
+    `$LAB4_DATA`, and without that the synthetic dancer; for the svg model `$BAIR_DATA` and the robot twin. Raises
+    `Lab4Error` for an unknown profile, preset or key.
     """
     if not isinstance(profile, str) or profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     check(data is None or isinstance(data, (str, os.PathLike)), "data", data, "a folder with the dataset, as text")
     variable, there, made_here = source(preset, overrides)
     named = layer(overrides or {}).get("data")
-    named = named.get("kind") if isinstance(named, dict) else named
-    if data and isinstance(named, str) and named != there:
-        raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {named!r}: expected one of them")
-    root = data or os.environ.get(variable)
-    if root and os.path.isdir(root):  # a run is looked at from other folders too
+    kind = named.get("kind") if isinstance(named, dict) else named
+    kind = kind if isinstance(kind, str) else there
+    if data and kind != there and not hasattr(registry.part_class("data", kind), "root"):
+        raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {kind!r}: expected one of them")
+    root = os.path.expanduser(data or os.environ.get(variable) or "")
+    if os.path.isdir(root):  # a run is looked at from other folders too
         root = os.path.abspath(root)
-    dataset = {"data": {"kind": there, "root": str(root)} if root else made_here}
+    dataset = {"data": {"kind": kind if data else there, "root": str(root)} if root else made_here}
+    if data and isinstance(named, dict):
+        overrides = {**overrides, "data": {**named, "root": str(root)}}
     amount = dict(PROFILES[profile])
     if amount.get("eval_frames", 0) > PRESETS[preset].get("eval_frames", 630):
         del amount["eval_frames"]  # a profile shortens an evaluation and does not lengthen it
@@ -164,9 +168,10 @@ def load_config(
 
 
 def source(preset: str, overrides: dict[str, Any] | None = None) -> tuple[str, str, str]:
-    """Where the data of a configuration come from: an entry of `SOURCES`, or `POSES`."""
+    """Where the data of a configuration come from: an entry of `SOURCES`."""
     if not isinstance(preset, str) or preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     model = layer(PRESETS[preset], overrides or {}).get("model", "lab")
     kind = model.get("kind") if isinstance(model, dict) else model
-    return SOURCES.get(kind, POSES) if isinstance(kind, str) else POSES  # what else it may be, Config refuses
+    known = isinstance(kind, str) and kind in registry.kinds("model")  # what else it may be, Config refuses
+    return SOURCES[registry.part_class("model", kind).conditions if known else "poses"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab4_core import accel, distributed
 from lab4_core.batches import NOISE, Batch, seeded
-from lab4_core.checkpoint import check_optimizer
+from lab4_core.checkpoint import check_optimizer, plan_of
 from lab4_core.config import Config
 from lab4_core.data import Clips
 from lab4_core.errors import Lab4Error
@@ -25,9 +25,11 @@ from lab4_core.strategies.base import Strategy
 def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredictor:
     """The model a configuration asks for, its first weights drawn from `cfg.seed` alone unless a strategy knows better;
     one that knows the scene starts from that of the clips."""
+    shapes = [tuple(v.shape[1:]) for v in (clips.frames, clips.cond)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        model = cfg.model.build(tuple(clips.frames.shape[1:]), tuple(clips.cond.shape[1:]))
+        model = cfg.model.build(*shapes)
+    plan_of(cfg.model, shapes, f"model {cfg.model.kind}")  # or its weights could never be loaded again
     for strategy in cfg.strategies:
         strategy.initialize(model)
     if model.knows_scene:

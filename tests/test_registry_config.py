@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from lab4_core import registry
+from lab4_core import cli, registry
 from lab4_core.config import Config
+from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
+from lab4_core.losses import Elbo
 from lab4_core.presets import PRESETS, PROFILES, load_config
+from lab4_core.training import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = [(family, kind) for family in registry.FAMILIES for kind in registry.kinds(family)]
@@ -192,6 +197,49 @@ print(run.result["status"], run.result["effective_beta"])
     done = subprocess.run([sys.executable, "-c", "\n".join(script), str(tmp_path / "runs")], capture_output=True,
                           text=True, cwd=ROOT)  # fmt: skip
     assert done.stdout.splitlines()[-1:] == ["finished None"], done.stderr[-2000:]
+
+
+def test_a_dataset_that_is_named_is_not_the_one_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB4_DATA", str(tmp_path))
+    for line, kind, root in (
+        ("train", "lab4", str(tmp_path)),
+        ("train --set data=dancer", "dancer", None),
+        ("train --data elsewhere --set data=bair", "bair", "elsewhere"),  # its own root
+        ('train --data elsewhere --set \'data={"kind": "bair", "clips": 3}\'', "bair", "elsewhere"),
+    ):
+        data = cli.parse(shlex.split(line)).configuration()[0].data
+        assert (data.kind, getattr(data, "root", None)) == (kind, root), line
+
+
+def test_the_data_are_those_of_the_models_conditions(monkeypatch):
+    monkeypatch.delenv("LAB4_DATA", raising=False)
+    monkeypatch.delenv("BAIR_DATA", raising=False)
+    monkeypatch.setattr(registry.part_class("model", "tiny"), "conditions", "actions")
+    assert load_config("smoke", "lab", overrides={"model": "tiny"}).data.kind == "robot"
+    assert load_config("smoke", "lab").data.kind == "dancer"
+
+
+def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_is_trained(monkeypatch):
+    cfg = Config.from_dict({"model": "tiny", "data": {"kind": "dancer", "clips": 1, "frames": 12, "test_clips": 0}})
+    build = type(cfg.model).build
+
+    def reads_a_number(self, *shapes):
+        torch.linspace(0, 1, 3)[1].item()
+        return build(self, *shapes)
+
+    monkeypatch.setattr(type(cfg.model), "build", reads_a_number)
+    with pytest.raises(Lab4Error, match=r"model tiny: .*item"):
+        build_model(cfg, load_data(cfg).train, torch.device("cpu"))
+
+
+def test_an_heir_of_a_loss_answers_for_its_own_formula():
+    class Heir(Elbo):
+        pass
+
+    class Sure(Elbo):
+        sums_over_steps = True
+
+    assert Elbo.sums_over_steps and Sure.sums_over_steps and not Heir.sums_over_steps
 
 
 def test_a_field_of_a_type_that_cannot_be_typed_is_refused_where_it_is_written():

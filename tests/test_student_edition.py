@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nbformat
 import pytest
 from nbformat import v4
@@ -104,6 +106,17 @@ def test_mistakes_have_one_clear_error(suite, tmp_path, capsys):
     (tmp_path / "copy" / path.name).write_text(path.read_text())
     rewrite(path, '"id": "gone"', '"id": "c2"')
     assert "is gone" in student_edition.check_edition(tmp_path / "copy", suite)[0].failure
+    (tmp_path / "copy" / path.name).write_text("no notebook")
+    assert "cannot be read" in student_edition.check_edition(tmp_path / "copy", suite)[0].failure
+
+
+def test_ids_among_the_metadata_are_found_too(suite, tmp_path):
+    path = suite / "01_squares.ipynb"
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        cell.setdefault("metadata", {})["id"] = cell.pop("id")
+    (tmp_path / path.name).write_text(json.dumps({**notebook, "nbformat_minor": 0}))
+    assert student_edition.check_edition(tmp_path, suite)[0].done
 
 
 @pytest.mark.parametrize("path", EXERCISES, ids=[p.stem for p in EXERCISES])

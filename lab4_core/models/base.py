@@ -99,7 +99,12 @@ class VideoPredictor(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Base of the registered `model` parts: widths that know how to build themselves."""
+    """Base of the registered `model` parts: widths that know how to build themselves.
+
+    conditions: poses (images) or actions (numbers), which says what data they are trained on unless a dataset is
+    named."""
+
+    conditions = "poses"
 
     def build(self, frame_shape: tuple[int, ...], cond_shape: tuple[int, ...]) -> VideoPredictor:
         """frame_shape (C, H, W), cond_shape (3, H, W) or (K,), as the dataset has them. Raises `Lab4Error` where

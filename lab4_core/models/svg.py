@@ -196,6 +196,8 @@ class Svg(ModelConfig):
     cond_mean, cond_std: conditions enter as (c - mean) / std; one number or one each.
     """
 
+    conditions = "actions"
+
     width: int = 64
     g_dim: int = 128
     z_dim: int = 64
