@@ -64,8 +64,9 @@ class Linear(TeacherForcing):
         check(0 <= self.floor <= 1, "teacher_forcing floor", self.floor, "a probability in [0, 1]")
 
     def ratio_at(self, epoch, epochs):
-        # the template updates after the epoch counter has moved: epoch start_decay already decays once
-        return max(self.floor, self.ratio - self.decay_step * max(0, epoch - self.start_decay + 1))
+        # the template updates between epochs, once the counter has moved: epoch start_decay already decays once, and
+        # epoch 0 never
+        return max(self.floor, self.ratio - self.decay_step * max(0, epoch - max(self.start_decay, 1) + 1))
 
 
 @register("teacher_forcing", "constant")

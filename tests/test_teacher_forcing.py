@@ -7,6 +7,17 @@ from lab4_core import registry
 from lab4_core.teacher_forcing import Constant, Linear
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 10])
+def test_the_linear_ratio_is_that_of_the_templates_loop(start):
+    """Train an epoch, count it, and then `if current_epoch >= tfr_sde: tfr = max(0, tfr - tfr_d_step)`."""
+    tfr, used = 1.0, []
+    for counter in range(1, 31):
+        used.append(tfr)
+        if counter >= start:
+            tfr = max(0.0, tfr - 0.1)
+    assert [Linear(start_decay=start).ratio_at(e, 30) for e in range(30)] == pytest.approx(used, abs=1e-9)
+
+
 def test_the_labs_decay_by_hand():
     # tfr 1.0, tfr_sde 10, tfr_d_step 0.1: the update follows the epoch counter, so epoch 10 already has 0.9
     ratios = [Linear().ratio_at(e, 70) for e in (0, 9, 10, 11, 18, 19, 60)]
