@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -120,8 +121,10 @@ def chain(notebook: Any, reference: Any) -> list[tuple[str, str]]:
 
     Raises `Lab4Error` when a solution cell of the suite is not in the student's notebook any more.
     """
-    # some programs save a cell's id among its metadata
-    own = {cell.get("id") or cell.metadata.get("id"): cell.source for cell in notebook.cells}
+    # some programs save a cell's id among its metadata; %timeit and !ls are no Python
+    own = {
+        cell.get("id") or cell.metadata.get("id"): re.sub(r"(?m)^[%!].*$", "", cell.source) for cell in notebook.cells
+    }
     cells = []
     for cell in reference.cells:
         kind = next(iter(CHAIN & tags(cell)), None)

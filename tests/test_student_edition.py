@@ -115,6 +115,8 @@ def test_ids_among_the_metadata_are_found_too(suite, tmp_path):
     notebook = json.loads(path.read_text())
     for cell in notebook["cells"]:
         cell.setdefault("metadata", {})["id"] = cell.pop("id")
+        if "solution" in cell["metadata"].get("tags", ()):
+            cell["source"] = ["%config IPCompleter.greedy = True\n", *"".join(cell["source"]).splitlines(True)]
     (tmp_path / path.name).write_text(json.dumps({**notebook, "nbformat_minor": 0}))
     assert student_edition.check_edition(tmp_path, suite)[0].done
 
