@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from lab4_core import registry
@@ -144,6 +146,15 @@ class Config:
         values = {k: v for k, v in self.to_dict().items() if k not in apart}
         text = json.dumps([values, digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def code(self) -> str:
+        """12 hex digits of the files that the parts of this configuration are written in. It is no part of the
+        fingerprint: it says of a finished run whether the code has changed since."""
+        parts = [getattr(self, f.name) for f in dataclasses.fields(self) if "family" in f.metadata]
+        flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
+        files = {inspect.getmodule(type(p)): None for p in flat}
+        texts = [Path(m.__file__).read_bytes() for m in files if getattr(m, "__file__", None)]  # a cell has none
+        return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
 def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,9 @@ def train(
 
 def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers: tuple[str, ...]) -> Run:
     if resume == "auto" and run.finished and run.whole:  # without the lock: its folder may be one to be read only
+        if run.result.get("code") not in (None, cfg.code()) and distributed.leads():
+            print(f"lab4: note: {run.dir.name} was trained before the code of its parts changed; it is not trained "
+                  "again unless asked to: resume = never", file=sys.stderr)  # fmt: skip
         return run
     with runlog.owning(run.dir):
         if resume == "never":
@@ -285,16 +288,11 @@ class _Training:
         pixels = self.data.train.frames[0].numel()
         peak = cfg.beta * self.clock.peak(cfg.annealing)
         return {
-            "status": status,
-            "reason": reason,
-            "best_epoch": self.best["epoch"],
-            "steps": self.step,
-            **({"skipped": self.skipped} if self.skipped else {}),
-            "seconds": round(self.seconds, 2),
-            "device": accel.describe(self.device),
-            "precision": str(self.learner.dtype).removeprefix("torch."),
+            "status": status, "reason": reason, "best_epoch": self.best["epoch"], "steps": self.step,
+            **({"skipped": self.skipped} if self.skipped else {}), "seconds": round(self.seconds, 2),
+            "device": accel.describe(self.device), "precision": str(self.learner.dtype).removeprefix("torch."),
             "parameters": count_parameters(model),
             "effective_beta": cfg.loss.effective_beta(peak, pixels, math.prod(model.latent_shape)),
-            "fingerprint": self.run.fingerprint,
+            "fingerprint": self.run.fingerprint, "code": cfg.code(),
             "data": {"name": self.data.name, "digest": self.data.digest},
-        }
+        }  # fmt: skip

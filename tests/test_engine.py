@@ -66,6 +66,16 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path, monkeypatch):
     assert l4.train(config(steps=4, name="run"), out=tmp_path).dir == run.dir
 
 
+def test_a_finished_run_whose_code_has_changed_says_so(tmp_path, monkeypatch, capsys):
+    l4.train(config(steps=4), out=tmp_path)
+    assert "its parts changed" not in capsys.readouterr().err
+    l4.train(config(steps=4), out=tmp_path)
+    assert "its parts changed" not in capsys.readouterr().err
+    monkeypatch.setattr(Config, "code", lambda self: "another")
+    l4.train(config(steps=4), out=tmp_path)
+    assert "its parts changed; it is not trained again" in capsys.readouterr().err
+
+
 def test_ctrl_c_saves_and_returns_the_partial_run(tmp_path, monkeypatch):
     import signal
 
