@@ -63,7 +63,7 @@ SLIPS = {
     "ramp over the whole period": (ANNEALING, "/ (period * ratio)", "/ period"),
     "mean taken for a sum": (ANNEALING, '(pixels if mse == "mean" else 1)', "1"),
     "KL without its half": (ANNEALING, "(0.5 * (mu**2", "(1.0 * (mu**2"),
-    "decay an epoch late": (FORCING, "epoch - tfr_sde + 1", "epoch - tfr_sde"),
+    "decay an epoch late": (FORCING, "epoch - max(tfr_sde, 1) + 1", "epoch - max(tfr_sde, 1)"),
     "truth fed with the other's weight": (FORCING, "+ (1 - share) * prediction", "+ share * prediction"),
     "free-running error without its past": (FORCING, "one_step_error(b) / (1 - back)", "one_step_error(b)"),
 }  # fmt: skip
