@@ -158,9 +158,9 @@ def load_config(
     root = os.path.expanduser(data or os.environ.get(variable) or "")
     if os.path.isdir(root):  # a run is looked at from other folders too
         root = os.path.abspath(root)
-    dataset = {"data": {"kind": kind if data else there, "root": str(root)} if root else made_here}
+    dataset = {"data": {"kind": kind if data else there, "root": root} if root else made_here}
     if data and isinstance(named, dict):
-        overrides = {**overrides, "data": {**named, "root": str(root)}}
+        overrides = {**overrides, "data": {**named, "root": root}}
     amount = dict(PROFILES[profile])
     if amount.get("eval_frames", 0) > PRESETS[preset].get("eval_frames", 630):
         del amount["eval_frames"]  # a profile shortens an evaluation and does not lengthen it

@@ -61,7 +61,7 @@ class Cyclical(_Ramp):
 
     def __post_init__(self):
         super().__post_init__()
-        check(1 <= self.cycles <= 1_000_000, "cyclical annealing: cycles", self.cycles, "1 or more, to a million")
+        check(1 <= self.cycles <= 1_000_000, f"{self.kind} annealing: cycles", self.cycles, "1 or more, to a million")
 
     def __call__(self, step, total_steps):
         return cycle_linear(step, total_steps, self.start, self.stop, self.cycles, self.ratio)
@@ -78,17 +78,13 @@ class Monotonic(_Ramp):
 
 @register("annealing", "rounded")
 @dataclass(frozen=True, kw_only=True)
-class Rounded(_Ramp):
+class Rounded(Cyclical):
     """Cycles as report_003 wrote them: rounded down to whole units, so that what is left over begins one more, and
     with the last unit of each ramp at `stop`."""
 
     start: float = 0.015
     ratio: float = 0.6
     cycles: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(1 <= self.cycles <= 1_000_000, "rounded annealing: cycles", self.cycles, "1 or more, to a million")
 
     def __call__(self, step, total_steps):
         period = max(1, int(total_steps) // self.cycles)

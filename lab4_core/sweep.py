@@ -92,18 +92,15 @@ def notebook_parameters(point: Point, common: Mapping[str, Any]) -> dict[str, An
     """What notebook 06 is run with at a point. `common` may set any of its parameters; the point wins."""
     known = {k: v for k, v in {**common, **point}.items() if k in PARAMETERS}
     overrides = layer(common.get("overrides", {}), {k: v for k, v in point.items() if k not in PARAMETERS})
-    if "strategies" in overrides:
-        overrides["strategies"] = _found_from_anywhere(overrides["strategies"])
+    if isinstance(overrides.get("strategies"), (list, tuple)):
+        overrides["strategies"] = [_found_from_anywhere(strategy) for strategy in overrides["strategies"]]
     return {**known, "data": str(common.get("data") or ""), "overrides": overrides}
 
 
-def _found_from_anywhere(strategies: Any) -> Any:
-    """Files that strategies name, by their whole paths: a point works in the folder of its notebook."""
-    if not isinstance(strategies, (list, tuple)):
-        return strategies
-    files = {i: s["weights"] for i, s in enumerate(strategies) if isinstance(s, dict) and s.get("weights")}
-    whole = {i: os.path.abspath(file) for i, file in files.items() if os.path.isfile(str(file))}
-    return [s | {"weights": whole[i]} if i in whole else s for i, s in enumerate(strategies)]
+def _found_from_anywhere(strategy: Any) -> Any:
+    """A strategy with the whole path of the file that it names: a point works in the folder of its notebook."""
+    file = strategy.get("weights") if isinstance(strategy, dict) else None
+    return strategy | {"weights": os.path.abspath(file)} if file and os.path.isfile(str(file)) else strategy
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:

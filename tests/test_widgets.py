@@ -99,9 +99,8 @@ def test_the_curve_of_a_rollout_is_its_psnr_and_the_given_frame_has_none():
     assert given.curves["this rollout"][2:].tolist() == list(range(8)) and np.isnan(given.curves["this rollout"][1])
     assert "given" in given.note(1) and "0.0 dB" in given.note(2)
     assert decibels(truth, truth).tolist() == [100.0] * len(truth)
-    robot = widgets.rollout_player(
-        pred, truth, n_past=2, of="channel"
-    )  # the robot lab's PSNR, and its last given frame
+    # the robot lab's PSNR, and its last given frame
+    robot = widgets.rollout_player(pred, truth, n_past=2, of="channel")
     repeated, error = robot.curves["repeat the first frame"], np.square(truth[1] / 255.0 - truth[4] / 255.0)
     assert repeated[4] == pytest.approx(-10 * np.log10(error.mean((0, 1))).mean(), abs=1e-3)
 

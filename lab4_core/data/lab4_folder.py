@@ -157,13 +157,14 @@ def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
     """Raise `Lab4Error` unless a folder fits, with the one near it that does, or what lies in it."""
     if fits(path):
         return
-    near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
-    better = next((p for p in near if fits(p)), None)
-    hint = f"did you mean {str(better)!r}?" if better else f"it holds {inside(path)}"
     if is_root(path):
         hint = "it is one in the LAB4 layout, for the pose models (--model compact)"
     elif any(path.glob("t*/traj_*/")):
         hint = "it is one in the BAIR layout, for robot pushing (--model svg)"
+    else:
+        near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
+        better = next((p for p in near if fits(p)), None)
+        hint = f"did you mean {str(better)!r}?" if better else f"it holds {inside(path)}"
     raise Lab4Error(f"data root {str(path)!r} {what}; {hint}")
 
 
