@@ -7,14 +7,19 @@ replay overwrites them. What decides which operations run (the path) belongs to 
 
 from __future__ import annotations
 
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 WARM_UP = 3  # runs before recording, in which libraries choose their kernels and optimizers make their state
+WAITS = "synchronizing CUDA operation"  # torch's words for what `no_waiting` refuses
 Tensors = dict[str, Tensor]
 
 
@@ -27,7 +32,8 @@ class Recording(NamedTuple):
 class Graphs:
     """`body(inputs, path)` -> tensors by name, recorded once for every path and shapes of the inputs.
 
-    The body must not wait for the GPU, and must begin with gradients of None. `state` lists the tensors that it
+    The body must begin with gradients of None, and must not wait for the GPU: one that does (a loss of one's own that
+    looks at a number) is not recorded but run as it is, which a note says once. `state` lists the tensors that it
     changes in place (weights, buffers, the optimizer's memory; those that only the body makes begin at zero): running
     the body to warm up leaves no trace in them. `rng` is what the body draws from: a replay draws on from where the
     generator is then, as the body would. capture=False runs the body itself in place of a recording, on any device, so
@@ -66,7 +72,14 @@ class Graphs:
         own = {name: value.clone() for name, value in inputs.items()}
         with no_trace(self.state, self.rng):
             if self.capture:
-                self._warm_up_aside(own, path)
+                try:
+                    self._warm_up_aside(own, path)
+                except RuntimeError as e:
+                    if WAITS not in str(e):
+                        raise
+                    self.capture = False  # neither will its other paths be
+                    at = traceback.extract_tb(e.__traceback__)[-1]
+                    _note_once(f"{at.filename}:{at.lineno}: {at.line or 'something'}")
             else:
                 self.body(own, path)
         if not self.capture:
@@ -81,13 +94,36 @@ class Graphs:
         return Recording(own, outputs, graph.replay)
 
     def _warm_up_aside(self, own: Tensors, path: Hashable) -> None:
-        """On a stream of its own, as recording asks for."""
+        """On a stream of its own, as recording asks for. The last run raises where it waits for the GPU: in a recording
+        that would be an error that the process cannot be relied on to outlive."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                self.body(own, path)
-        torch.cuda.current_stream().wait_stream(aside)
+        try:
+            with torch.cuda.stream(aside):
+                for run in range(WARM_UP):
+                    with no_waiting() if run == WARM_UP - 1 else nullcontext():
+                        self.body(own, path)
+        finally:
+            torch.cuda.current_stream().wait_stream(aside)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Whatever has the host wait for the GPU raises a RuntimeError with `WAITS` in it."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode of torch does not know every way to wait
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@cache
+def _note_once(where: str) -> None:
+    print(f"lab4: note: {where} waits for the GPU, so that the steps are not recorded as CUDA graphs but run as they "
+          "are, which is slower", file=sys.stderr)  # fmt: skip
 
 
 @contextmanager

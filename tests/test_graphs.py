@@ -6,6 +6,8 @@ the place of a recording.
 
 import gc
 import weakref
+from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from lab4_core import accel, free_running, registry
 from lab4_core.batches import Batch
 from lab4_core.config import Config
 from lab4_core.free_running import rollout
-from lab4_core.graphs import Graphs, no_trace
+from lab4_core.graphs import WAITS, Graphs, no_trace
 from lab4_core.training import Learner
 
 DEVICES = [
@@ -215,6 +217,40 @@ def test_a_finished_learner_leaves_the_memory_at_once():
         assert weights() is None, "a ring of references, which only the collector finds"
     finally:
         gc.enable()
+
+
+def test_what_waits_for_the_gpu_is_run_and_not_recorded(monkeypatch, capsys):
+    def body(given, path):
+        if torch.is_grad_enabled():  # stands for the last run of the warm-up
+            raise RuntimeError(f"called a {WAITS}")
+        return {"twice": given["x"] * 2}
+
+    for _ in range(2):
+        graphs = Graphs(body, list, capture=False)
+        graphs.capture = True
+        monkeypatch.setattr(graphs, "_warm_up_aside", body)
+        found = graphs.record({"x": torch.tensor(2.0)}, "a path")
+        with torch.no_grad():
+            found.replay()
+        assert float(found.outputs["twice"]) == 4 and not graphs.capture
+    said = capsys.readouterr().err
+    assert said.count("waits for the GPU") == 1 and "test_graphs.py:" in said, "once, and where"
+    monkeypatch.setattr(graphs, "_warm_up_aside", lambda *_: 1 / 0)
+    graphs.capture = True
+    with pytest.raises(ZeroDivisionError):
+        graphs.record({"x": torch.tensor(2.0)}, "a path")
+
+
+@needs_gpu
+def test_a_loss_that_looks_at_a_number_trains_on_a_gpu_too(capsys):
+    eager, recorded = learner("cuda", False), learner("cuda", True)
+    for it in (eager, recorded):
+        loss = it.cfg.loss
+        it.cfg = SimpleNamespace(**{f.name: getattr(it.cfg, f.name) for f in fields(it.cfg)})
+        it.cfg.loss = lambda *given, of=loss: of(*given) if float(given[-1]) >= 0 else None
+        run(it, "cuda", range(6))
+    same(eager, recorded, "cuda")
+    assert "waits for the GPU" in capsys.readouterr().err
 
 
 @needs_gpu
