@@ -11,9 +11,7 @@ All state is in files, wherever `sweep_engines.py` starts the points. The table 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import html
 import importlib.util
 import itertools
 import json
@@ -26,10 +24,11 @@ from typing import Any
 
 from lab4_core.config import layer
 from lab4_core.errors import Lab4Error, unknown
-from lab4_core.paths import replacing, write_text
+from lab4_core.paths import write_text
 from lab4_core.runlog import owning, read_json
 from lab4_core.sweep_engines import ENGINES, local_gpus
-from lab4_core.sweep_point import NOTEBOOK, RESULTS, TIMINGS, read_status
+from lab4_core.sweep_point import NOTEBOOK, read_status
+from lab4_core.sweep_table import cell, cell_text, table, write_parquet, write_table
 from lab4_core.sweep_watch import watching
 
 PARAMETERS = ("profile", "preset", "seed", "minutes")  # of the notebook itself; any other key is an override of Config
@@ -154,6 +153,9 @@ def run_sweep(
         write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
         if stale := sum(set_aside(folder, p) for p, folder in zip(params, folders)):
             say(f"sweep: {stale} points were measured on other data than lie there now: they run again")
+        if old := sum(other_code(folder, p) for p, folder in zip(params, folders)):
+            say(f"sweep: note: {old} points were trained before the code of their parts changed; they are kept: delete "
+                f"their folders in {out / 'points'} to run them again")  # fmt: skip
         todo = {
             folder: ({**p, "show": show}, folder, Path(notebook), max(1, cores // slots), minutes)
             for p, folder in zip(params, folders)
@@ -185,12 +187,10 @@ def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
     if status.get("status") != "finished":
         return False
     from lab4_core.data import load_data  # torch and the frames: only where there is something to compare
-    from lab4_core.presets import load_config
 
     try:
         trained = (read_json(folder / str(status.get("run")) / "result.json").get("data") or {}).get("digest")
-        named = (params.get("profile", "smoke"), params.get("preset", "compact"), params["data"] or None)
-        if not trained or load_data(load_config(*named, params["overrides"])).digest == trained:
+        if not trained or load_data(_config(params)).digest == trained:
             return False
     except Lab4Error:  # whoever deleted the run or moved the data away may keep the numbers
         return False
@@ -199,68 +199,31 @@ def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
     return True
 
 
-def table(points: Sequence[Point], folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row a point: its keys, how it ended and its results; timings last."""
-    keys = list(dict.fromkeys(key for point in points for key in point))
-    rows = []
-    for point, folder in zip(points, folders):
-        status = read_status(folder) or {"status": "waiting"}
-        cells = {k: _cell(point.get(k)) for k in keys}
-        # a column of the point and one of the result may share a name ("steps"): the point's is what was asked for
-        results = {k if k not in cells else f"{k}_done": status.get(k) for k in (*RESULTS, *TIMINGS)}
-        rows.append(
-            {"point": folder.name, **cells, "status": status["status"], "reason": status.get("reason"), **results}
-        )
-    return rows
+def other_code(folder: Path, params: Mapping[str, Any]) -> bool:
+    """Whether a finished point was trained before the code of its parts changed."""
+    status = read_status(folder)
+    if status.get("status") != "finished":
+        return False
+    try:
+        result = read_json(folder / str(status.get("run")) / "result.json")
+        return result.get("code") not in (None, _config(params).code())
+    except Lab4Error:
+        return False
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """sweep.csv, and sweep.html with every cell escaped."""
-    with replacing(out / "sweep.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = [[*rows[0]], *([_shown(v) for v in row.values()] for row in rows)]
-    body = "\n".join(
-        "<tr>" + "".join(f"<{tag}>{html.escape(v)}</{tag}>" for v in line) + "</tr>"
-        for line, tag in zip(lines, ["th", *["td"] * len(rows)])
-    )
-    write_text(
-        out / "sweep.html", f'<!doctype html><meta charset="utf-8"><title>sweep</title><table>\n{body}\n</table>\n'
-    )
+def _config(params: Mapping[str, Any]) -> Any:
+    """The configuration of a point."""
+    from lab4_core.presets import load_config
 
-
-def write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """sweep.parquet: numbers stay numbers and what is missing stays missing. A column of several types becomes text."""
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = {key: [row[key] for row in rows] for key in rows[0]}
-    for key, values in columns.items():
-        if len({float if type(v) is int else type(v) for v in values if v is not None}) > 1:
-            columns[key] = [None if v is None else str(v) for v in values]
-    with replacing(out / "sweep.parquet") as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list, tuple)) else value
-
-
-def cell_text(value: Any) -> str:
-    """A cell of the table as its CSV has it: a table that was read again can be compared with one that was not."""
-    return "" if value is None else str(_cell(value))
-
-
-def _shown(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    named = (params.get("profile", "smoke"), params.get("preset", "compact"), params["data"] or None)
+    return load_config(*named, params["overrides"])
 
 
 def _names(points: Sequence[Point]) -> list[str]:
     """What tells each point from the others; all of it where there is only one."""
     keys = list(dict.fromkeys(key for point in points for key in point))
     told = [k for k in keys if len({cell_text(point.get(k)) for point in points}) > 1] or keys
-    return [" ".join(f"{k}={_cell(point[k])}" for k in told if k in point) for point in points]
+    return [" ".join(f"{k}={cell(point[k])}" for k in told if k in point) for point in points]
 
 
 def _outcome(status: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ ORDER = """
     errors distributed paths tensor_files registry config presets losses metrics scores schedules teacher_forcing
     muon optimizers layers models progress data strategies gif media accel graphs free_running evaluation submission
     checkpoint lpips i3d fvd runlog clock batches training trackers finite interrupts engine inference weights soups
-    plots widgets mathml export sweep_point sweep_engines sweep_watch sweep claims findings report bench_sides bench
-    quality student_edition bair_flags lab_flags options cli
+    plots widgets mathml export sweep_point sweep_table sweep_engines sweep_watch sweep claims findings report
+    bench_sides bench quality student_edition bair_flags lab_flags options cli
 """.split()
 
 ENGINE = {"accel", "free_running", "evaluation", "checkpoint", "training", "engine", "inference"}

@@ -11,7 +11,8 @@ from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
 from lab4_core.plots.results import Table
 from lab4_core.presets import load_config
-from lab4_core.sweep import expand, notebook_parameters, write_table
+from lab4_core.sweep import expand, notebook_parameters
+from lab4_core.sweep_table import write_table
 
 CLAIM = {
     "claim": "Teacher forcing hurts",

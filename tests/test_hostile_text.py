@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 
 import lab4_core
-from lab4_core import plots, report, sweep
+from lab4_core import plots, report, sweep_table
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.export import check_offline, notebook_html
@@ -117,8 +117,8 @@ def test_sweep_tables_and_failed_points(tmp_path):
         folders.append(tmp_path / "points" / str(i))
         folders[-1].mkdir(parents=True)
         (folders[-1] / "status.json").write_text(json.dumps({"status": "failed", "reason": text}))
-    rows = sweep.table(points, folders)
-    sweep.write_table(rows, tmp_path)
+    rows = sweep_table.table(points, folders)
+    sweep_table.write_table(rows, tmp_path)
     assert [row["status"] for row in rows] == ["failed"] * len(HOSTILE)
     harmless((tmp_path / "sweep.html").read_text(encoding="utf-8"), *(text.replace("\n", " ") for text in HOSTILE[:5]))
     assert report.point_run(folders[0]) == (None, HOSTILE[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lab4_core import sweep, sweep_engines, sweep_watch
+from lab4_core import sweep, sweep_engines, sweep_table, sweep_watch
 from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
@@ -67,7 +67,7 @@ def notebook(tmp_path, monkeypatch):
 
 def compared(rows):
     """The part of a table that does not depend on the clock."""
-    return [{k: v for k, v in row.items() if k not in sweep.TIMINGS} for row in rows]
+    return [{k: v for k, v in row.items() if k not in sweep_table.TIMINGS} for row in rows]
 
 
 def test_expand_a_grid_and_a_list():
@@ -145,6 +145,18 @@ def test_points_of_data_that_have_changed_run_again(notebook, tmp_path):
     assert json.loads(kept.read_text())["psnr"] == 20.0, "what was measured before is there"
 
 
+def test_points_of_code_that_has_changed_are_kept_with_a_note(notebook, tmp_path):
+    small = {"data": {"kind": "dancer", "clips": 1, "frames": 20, "test_clips": 1, "height": 16, "width": 32}}
+    points, out, said = [{"annealing": "cyclical"}, {"annealing": "monotonic"}], tmp_path / "out", []
+    params = [sweep.notebook_parameters(p, {"overrides": small}) for p in points]
+    for p, code in zip(params, (None, "of before")):
+        cfg = load_config("smoke", "compact", None, p["overrides"])
+        finished_point(out / "points" / sweep.fingerprint(p), load_data(cfg).digest, code=code or cfg.code())
+    rows = sweep.run_sweep(points, out, {"overrides": small}, notebook=notebook, say=said.append)
+    assert [row["psnr"] for row in rows] == [20.0, 20.0] and not (tmp_path / "started").read_text()
+    assert "note: 1 points were trained before the code of their parts changed" in said[0]
+
+
 def test_a_point_whose_data_were_mended_is_finished_by_its_new_run(notebook, tmp_path):
     finished_point(tmp_path / "point", "x", "stand-in-of-bad-data", status="failed", reason="too short")
     (tmp_path / "point" / "status.json").write_text('{"status": "failed", "reason": "too short"}')
@@ -175,7 +187,7 @@ def test_a_sweep_runs_each_point_once_and_a_failure_stops_nothing(notebook, tmp_
         assert {"params.json", "status.json", "executed.ipynb", "log.txt"} <= set(os.listdir(folder))
     with open(tmp_path / "out" / "sweep.csv", newline="") as f:
         table = list(csv.DictReader(f))
-    assert [r["psnr"] for r in table] == ["", "32.0", "", "22.0"] and list(table[0])[-2:] == list(sweep.TIMINGS)
+    assert [r["psnr"] for r in table] == ["", "32.0", "", "22.0"] and list(table[0])[-2:] == list(sweep_table.TIMINGS)
     assert "<script>" not in (tmp_path / "out" / "sweep.html").read_text()
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["points"] == points
 
@@ -351,7 +363,7 @@ def test_parquet_keeps_the_types_of_the_table(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [{"point": "a", "seed": 1, "strategies": '["ema"]', "mixed": 1, "psnr": 20.5},
             {"point": "b", "seed": 2, "strategies": None, "mixed": "x", "psnr": None}]  # fmt: skip
-    sweep.write_parquet(rows, tmp_path)
+    sweep_table.write_parquet(rows, tmp_path)
     table = parquet.read_table(tmp_path / "sweep.parquet")
     assert table.to_pylist() == [{**rows[0], "mixed": "1"}, rows[1]]
     assert str(table.schema.field("seed").type) == "int64" and str(table.schema.field("psnr").type) == "double"
