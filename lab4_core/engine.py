@@ -61,7 +61,7 @@ def train(
 
 def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers: tuple[str, ...]) -> Run:
     if resume == "auto" and run.finished and run.whole:  # without the lock: its folder may be one to be read only
-        if run.result.get("code") not in (None, cfg.code()) and distributed.leads():
+        if runlog.of_other_code(run.result, cfg) and distributed.leads():
             print(f"lab4: note: {run.dir.name} was trained before the code of its parts changed; it is not trained "
                   "again unless asked to: resume = never", file=sys.stderr)  # fmt: skip
         return run

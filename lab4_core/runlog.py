@@ -149,6 +149,11 @@ def checked_result(result: dict[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
+def of_other_code(result: dict[str, Any], config: Config) -> bool:
+    """Whether a run was trained before the code of its parts changed. Old results do not say."""
+    return result.get("code") not in (None, config.code())
+
+
 def _moderate(value: Any) -> bool:
     """Whether a number is one that a float can hold: JSON's whole numbers have no end."""
     return not isinstance(value, int) or abs(value) < 2**63

@@ -25,7 +25,7 @@ from typing import Any
 from lab4_core.config import layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import write_text
-from lab4_core.runlog import owning, read_json
+from lab4_core.runlog import of_other_code, owning, read_json
 from lab4_core.sweep_engines import ENGINES, local_gpus
 from lab4_core.sweep_point import NOTEBOOK, read_status
 from lab4_core.sweep_table import cell, cell_text, table, write_parquet, write_table
@@ -205,8 +205,7 @@ def other_code(folder: Path, params: Mapping[str, Any]) -> bool:
     if status.get("status") != "finished":
         return False
     try:
-        result = read_json(folder / str(status.get("run")) / "result.json")
-        return result.get("code") not in (None, _config(params).code())
+        return of_other_code(read_json(folder / str(status.get("run")) / "result.json"), _config(params))
     except Lab4Error:
         return False
 
