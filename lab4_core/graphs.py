@@ -72,14 +72,7 @@ class Graphs:
         own = {name: value.clone() for name, value in inputs.items()}
         with no_trace(self.state, self.rng):
             if self.capture:
-                try:
-                    self._warm_up_aside(own, path)
-                except RuntimeError as e:
-                    if WAITS not in str(e):
-                        raise
-                    self.capture = False  # neither will its other paths be
-                    at = traceback.extract_tb(e.__traceback__)[-1]
-                    _note_once(f"{at.filename}:{at.lineno}: {at.line or 'something'}")
+                self.capture = self._warmed_up(own, path)  # where one path waits for the GPU, so will the others
             else:
                 self.body(own, path)
         if not self.capture:
@@ -92,6 +85,18 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = self.body(own, path)
         return Recording(own, outputs, graph.replay)
+
+    def _warmed_up(self, own: Tensors, path: Hashable) -> bool:
+        """Warm up; whether the body can be recorded, and where it cannot, a note that says which line waits."""
+        try:
+            self._warm_up_aside(own, path)
+        except RuntimeError as e:
+            if WAITS not in str(e):
+                raise
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            _note_once(f"{at.filename}:{at.lineno}: {at.line or 'something'}")
+            return False
+        return True
 
     def _warm_up_aside(self, own: Tensors, path: Hashable) -> None:
         """On a stream of its own, as recording asks for. The last run raises where it waits for the GPU: in a recording

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab4_core.config import layer
+from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import write_text
 from lab4_core.runlog import of_other_code, owning, read_json
@@ -183,16 +183,16 @@ def run_sweep(
 def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
     """Whether a finished point was measured on data that have changed since. Its run is then kept under another name,
     run-<digest of its data>, and the point counts as not run."""
-    status = read_status(folder)
-    if status.get("status") != "finished":
+    if not (measured := _measured(folder, params)):
         return False
     from lab4_core.data import load_data  # torch and the frames: only where there is something to compare
 
+    result, config = measured
+    trained = (result.get("data") or {}).get("digest")
     try:
-        trained = (read_json(folder / str(status.get("run")) / "result.json").get("data") or {}).get("digest")
-        if not trained or load_data(_config(params)).digest == trained:
+        if not trained or load_data(config).digest == trained:
             return False
-    except Lab4Error:  # whoever deleted the run or moved the data away may keep the numbers
+    except Lab4Error:  # whoever moved the data away may keep the numbers
         return False
     os.replace(folder / "run", folder / f"run-{trained}")
     (folder / "status.json").unlink()
@@ -201,21 +201,22 @@ def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
 
 def other_code(folder: Path, params: Mapping[str, Any]) -> bool:
     """Whether a finished point was trained before the code of its parts changed."""
+    measured = _measured(folder, params)
+    return measured is not None and of_other_code(*measured)
+
+
+def _measured(folder: Path, params: Mapping[str, Any]) -> tuple[dict[str, Any], Config] | None:
+    """The result of a finished point and its configuration; None for any other, or where the run was deleted."""
     status = read_status(folder)
     if status.get("status") != "finished":
-        return False
-    try:
-        return of_other_code(read_json(folder / str(status.get("run")) / "result.json"), _config(params))
-    except Lab4Error:
-        return False
-
-
-def _config(params: Mapping[str, Any]) -> Any:
-    """The configuration of a point."""
+        return None
     from lab4_core.presets import load_config
 
     named = (params.get("profile", "smoke"), params.get("preset", "compact"), params["data"] or None)
-    return load_config(*named, params["overrides"])
+    try:
+        return read_json(folder / str(status.get("run")) / "result.json"), load_config(*named, params["overrides"])
+    except Lab4Error:
+        return None
 
 
 def _names(points: Sequence[Point]) -> list[str]:

@@ -58,6 +58,7 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def cell(value: Any) -> Any:
+    """A value as one cell: mappings and lists become JSON."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list, tuple)) else value
 
 
