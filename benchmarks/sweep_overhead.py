@@ -56,7 +56,7 @@ def measure(points: int, slots: int, show: bool, folder: Path) -> dict[str, floa
 
     from lab4_core.data import load_data
     from lab4_core.presets import load_config
-    from lab4_core.sweep import run_sweep
+    from lab4_core.sweeps.sweep import run_sweep
 
     load_data(load_config("smoke", "compact"))  # rendered once and cached: no point's time
     begin = time.monotonic()

@@ -86,13 +86,13 @@ def evaluate(
     model = load_model(run, device)
     missing, measures = {}, {}
     if lpips:
-        from lab4_core.lpips import load_lpips
+        from lab4_core.perceptual.lpips import load_lpips
 
         measures["lpips"] = load_lpips(lpips, device)
     else:
         missing["lpips"] = "no weights given (lab4 evaluate --lpips FILE)"
     if fvd:
-        from lab4_core.fvd import load_fvd
+        from lab4_core.perceptual.fvd import load_fvd
 
         measures["fvd"] = load_fvd(fvd, device)
     else:

@@ -8,15 +8,20 @@
 
 The part is then `{"kind": "cosine", "fraction": 0.5}` in JSON, in papermill parameters and on the
 command line, and nothing else has to be edited: of a family that is a package (models, data, strategies) every file
-is imported when a name of it is first asked for.
+is imported when a name of it is first asked for, and so is every file that $LAB4_PARTS names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
+import importlib.util
+import os
 import pkgutil
+import sys
+import traceback
 import types
 import typing
 from typing import Any
@@ -35,18 +40,24 @@ FAMILIES = {
     "optimizer": "lab4_core.optimizers",
     "strategy": "lab4_core.strategies",
 }
+OWN = "LAB4_PARTS"
 READABLE = "bool, int, float, str, a Literal, T | None or tuple[T, ...]"
 _parts: dict[str, dict[str, type]] = {family: {} for family in FAMILIES}
 
 
 def register(family: str, kind: str):
-    """Class decorator: make a frozen dataclass known as `kind` of `family`."""
+    """Class decorator: make a frozen dataclass known as `kind` of `family`. A cell that is run again takes the place of
+    what it said before; a name that another file has is taken."""
     assert family in FAMILIES, f"no family {family!r}"
 
     def add(cls: type) -> type:
         assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls} must be a frozen dataclass"
         for name, hint in hints(cls).items():  # here, where its author sees it
             assert readable(hint), f"{cls.__name__}.{name}: {hint}: expected {READABLE}"
+        if not cls.__module__.startswith("lab4_core."):
+            kinds(family)  # the built-in ones have their names first
+        there = _parts[family].get(kind, cls)
+        assert there.__module__ == cls.__module__, f"{family} {kind!r} is {there.__module__}.{there.__name__} already"
         cls.family, cls.kind = family, kind
         _parts[family][kind] = cls
         return cls
@@ -59,7 +70,36 @@ def kinds(family: str) -> list[str]:
     home = importlib.import_module(FAMILIES[family])
     for file in pkgutil.iter_modules(getattr(home, "__path__", ())):
         importlib.import_module(f"{home.__name__}.{file.name}")
+    for path in own_files():
+        _import_file(path)
     return sorted(_parts[family])
+
+
+def own_files() -> list[str]:
+    """The files with parts of one's own that $LAB4_PARTS names, separated as in $PATH. From now on they are named there
+    with their whole paths: kernels and the points of a sweep inherit the variable and work in other folders."""
+    paths = [os.path.abspath(os.path.expanduser(p)) for p in os.environ.get(OWN, "").split(os.pathsep) if p]
+    if paths:
+        os.environ[OWN] = os.pathsep.join(paths)
+    return paths
+
+
+def _import_file(path: str) -> None:
+    """Import a Python file by its path, once. Raises `Lab4Error` where that fails, naming the line."""
+    if any(getattr(module, "__dict__", {}).get("__file__") == path for module in list(sys.modules.values())):
+        return
+    name = f"lab4_parts_{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or not os.path.isfile(path):
+        raise Lab4Error(f"{OWN}: {path}: expected a Python file that registers parts, NAME.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        del sys.modules[name]
+        lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == path]
+        line = lines[-1] if lines else getattr(e, "lineno", "?")
+        raise Lab4Error(f"{OWN}: {path}, line {line}: {type(e).__name__}: {e}") from e
 
 
 def readable(hint: Any) -> bool:

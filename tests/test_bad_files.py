@@ -32,7 +32,7 @@ from lab4_core.data.bair_folder import TABLES, BairFolder
 from lab4_core.errors import Lab4Error
 from lab4_core.plots.results import results_table
 from lab4_core.runlog import Run
-from lab4_core.sweep_point import read_status
+from lab4_core.sweeps.point import read_status
 
 # Every case begins as a copy of something whole, here.
 WHOLE: dict[str, Path] = {}

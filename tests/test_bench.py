@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab4_core import accel, bench, bench_sides
+from lab4_core import accel
+from lab4_core.bench import sides, speed
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import BENCHMARKS
 
@@ -18,10 +19,10 @@ import table
 
 def test_quick_bench_writes_one_row_for_every_measurement(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LAB4_CACHE", str(tmp_path))
-    found = bench.run_bench(tmp_path / "bench.json", quick=True, device="cpu")
+    found = speed.run_bench(tmp_path / "bench.json", quick=True, device="cpu")
     assert found == json.loads((tmp_path / "bench.json").read_text())
     names = [row["what"] for row in found["rows"]]
-    used = bench.arithmetics(torch.device("cpu"))
+    used = speed.arithmetics(torch.device("cpu"))
     for what in (*(f"peak, conv 3x3, {str(dtype).removeprefix('torch.')}" for dtype in used.values()),
                  *(f"training step, free-running, 2 x 4 frames, {name}" for name in used),
                  *(f"training step, teacher-forced, 2 x 4 frames, {name}" for name in used),
@@ -44,7 +45,7 @@ def test_what_is_only_emulated_is_not_measured(default, used, monkeypatch):
     """bf16 products of 2048 x 2048 take a minute each on a processor without it."""
     cpu = torch.device("cpu")
     monkeypatch.setattr(accel, "pick_precision", lambda name, on: default)
-    assert list(bench.arithmetics(cpu)) == used and default in bench.arithmetics(cpu).values()
+    assert list(speed.arithmetics(cpu)) == used and default in speed.arithmetics(cpu).values()
 
 
 def test_the_table_takes_the_place_of_the_last_one():
@@ -66,7 +67,7 @@ def test_the_table_takes_the_place_of_the_last_one():
 
 def test_times_are_taken_by_turns():
     order = []
-    row = bench.by_turns("x", lambda: order.append("ours"), lambda: order.append("theirs"), repeats=2)
+    row = speed.by_turns("x", lambda: order.append("ours"), lambda: order.append("theirs"), repeats=2)
     assert order == ["ours", "theirs"] * 3, "one warm-up each, then by turns"
     assert row["repeats"] == 2
 
@@ -86,7 +87,7 @@ def their_process(answers):
 
 def test_the_plain_loop_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB4_CACHE", str(tmp_path))
-    with bench_sides.Apart(their_process, 2) as theirs:
+    with sides.Apart(their_process, 2) as theirs:
         theirs()
         theirs()
         assert int((tmp_path / "who").read_text()) == theirs.process.pid != os.getpid()
@@ -96,10 +97,10 @@ def test_the_plain_loop_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
 
 
 def test_both_sides_are_given_the_same():
-    cfg = bench_sides.config("fp32", torch.device("cpu"), quick=True)
-    for a, b in zip(bench_sides.inputs(cfg, 4), bench_sides.inputs(cfg, 4)):
+    cfg = sides.config("fp32", torch.device("cpu"), quick=True)
+    for a, b in zip(sides.inputs(cfg, 4), sides.inputs(cfg, 4)):
         assert torch.equal(a, b)
-    assert bench_sides.inputs(cfg, 4)[2].shape == (2, 3, 4, 32, 64)
-    ours, theirs = bench_sides.build_model(cfg, bench_sides.shapes(), "cpu"), bench_sides.plain_model(cfg)
+    assert sides.inputs(cfg, 4)[2].shape == (2, 3, 4, 32, 64)
+    ours, theirs = sides.build_model(cfg, sides.shapes(), "cpu"), sides.plain_model(cfg)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -24,7 +24,7 @@ from nbformat import v4
 from playwright import sync_api as playwright
 from test_widgets import write_log
 
-from lab4_core.export import export_html
+from lab4_core.pages.export import export_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path (apt-get install chromium)")

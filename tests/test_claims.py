@@ -5,14 +5,15 @@ import json
 import pytest
 import yaml
 
-from lab4_core import claims, cli, findings, plots
-from lab4_core.claims import FOLDER, judge, overall, read_claim, verdict
+from lab4_core import cli, plots
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
 from lab4_core.plots.results import Table
 from lab4_core.presets import load_config
-from lab4_core.sweep import expand, notebook_parameters
-from lab4_core.sweep_table import write_table
+from lab4_core.sweeps import claims, findings
+from lab4_core.sweeps.claims import FOLDER, judge, overall, read_claim, verdict
+from lab4_core.sweeps.sweep import expand, notebook_parameters
+from lab4_core.sweeps.table import write_table
 
 CLAIM = {
     "claim": "Teacher forcing hurts",
@@ -157,7 +158,7 @@ def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, 
         out.mkdir()
         write_table(rows, out)
 
-    monkeypatch.setattr("lab4_core.sweep.run_sweep", run_sweep)
+    monkeypatch.setattr("lab4_core.sweeps.sweep.run_sweep", run_sweep)
     assert cli.main(["claims", str(path)]) == 0
     assert "not measured" in capsys.readouterr().out
     assert cli.main(["claims", str(path), "--run", "--out", str(tmp_path / "out")]) == 0

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from lab4_core import cli, engine, paths
+from lab4_core.cli.options import flags_of, parse_axis, parse_sets, set_overrides
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.options import flags_of, parse_axis, parse_sets, set_overrides
 from lab4_core.presets import PROFILES
 from lab4_core.progress import Progress
 
@@ -257,10 +257,10 @@ def test_loggers_are_handed_on(monkeypatch, capsys, tmp_path):
 
     assert set(inspect.signature(train).parameters) <= set(inspect.signature(engine.train).parameters)
     monkeypatch.setattr(engine, "train", train)
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: name == "wandb")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "wandb")
     code, _, err = lab4("train --use_wandb --logger tensorboard --resume never", capsys)
     assert code == 0 and asked == {"loggers": ("tensorboard", "wandb"), "resume": "never"} and not err
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = lab4("train --use_wandb", capsys)
     assert code == 0 and asked["loggers"] == () and err.count("\n") == 1 and "pip install 'lab4[wandb]'" in err
 
@@ -330,7 +330,7 @@ def test_sweep_hands_its_points_on(monkeypatch, capsys, tmp_path):
         asked.update(points=points, out=out, common=common, engine=engine, slots=slots, options=options, show=show)
         return [{"status": "finished"}, {"status": "failed"}]
 
-    monkeypatch.setattr("lab4_core.sweep.run_sweep", run_sweep)
+    monkeypatch.setattr("lab4_core.sweeps.sweep.run_sweep", run_sweep)
     (tmp_path / "sweep.yaml").write_text("seed: [0, 1]\n")
     line = f"sweep --engine ray --slots 3 --file {tmp_path}/sweep.yaml --out {tmp_path} --model compact --minutes 2 "
     code, out, err = lab4(line + f"--set annealing=cyclical,none --data {tmp_path} --address auto", capsys)
@@ -343,14 +343,14 @@ def test_sweep_hands_its_points_on(monkeypatch, capsys, tmp_path):
 
 def test_a_sweep_in_which_only_some_points_cannot_run_is_started(monkeypatch, capsys, tmp_path):
     started = []
-    monkeypatch.setattr("lab4_core.sweep.run_sweep", lambda points, *a, **k: started.extend(points) or [])
+    monkeypatch.setattr("lab4_core.sweeps.sweep.run_sweep", lambda points, *a, **k: started.extend(points) or [])
     line = f"sweep --set annealing=monotonic,cyclical --set annealing.cycles=4 --out {tmp_path}"  # monotonic has none
     assert lab4(line, capsys)[0] == 0 and len(started) == 2
 
 
 def test_report_and_bench_call_what_is_there(monkeypatch, capsys, tmp_path):
     calls = {}
-    report = pytest.importorskip("lab4_core.report")
+    report = pytest.importorskip("lab4_core.pages.report")
     signature = inspect.signature(report.make_report)
     monkeypatch.setattr(report, "make_report", lambda **k: calls.update(signature.bind(**k).arguments) or "page.html")
     code, out, _ = lab4(f"report --profile smoke --data {tmp_path} --seed 3 --set epochs=2", capsys)
@@ -358,7 +358,7 @@ def test_report_and_bench_call_what_is_there(monkeypatch, capsys, tmp_path):
     assert calls["profile"] == "smoke" and calls["preset"] == "compact" and calls["data"] == str(tmp_path)
     assert calls["overrides"] == {"seed": 3, "epochs": 2}
 
-    bench = pytest.importorskip("lab4_core.bench")
+    bench = pytest.importorskip("lab4_core.bench.speed")
     signature = inspect.signature(bench.run_bench)
     monkeypatch.setattr(bench, "run_bench", lambda **k: calls.update(signature.bind(**k).arguments))
     assert lab4("bench --json b.json --quick", capsys)[0] == 0

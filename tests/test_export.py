@@ -17,8 +17,8 @@ from nbformat import v4
 from PIL import Image
 
 from lab4_core.errors import Lab4Error
-from lab4_core.export import check_offline, export_html, notebook_html
-from lab4_core.mathml import markdown_html, mathml
+from lab4_core.pages.export import check_offline, export_html, notebook_html
+from lab4_core.pages.mathml import markdown_html, mathml
 
 FORMULA = (
     r"\log p_\theta(x \mid c) \ge \mathbb{E}_q\left[\log p_\theta(x \mid z, c)\right] - \beta\,\mathrm{KL}(q \,\|\, p)"

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lab4_core import losses, schedules
+from lab4_core.pages.student_edition import chain
 from lab4_core.paths import NOTEBOOKS
-from lab4_core.student_edition import chain
 
 DERIVATION, DRAW, ANNEALING, FORCING = (
     "01_cvae_derivation", "02_reparameterization", "04_kl_annealing", "05_teacher_forcing",

@@ -16,14 +16,16 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 
 import lab4_core
-from lab4_core import plots, report, sweep_table
+from lab4_core import plots
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.export import check_offline, notebook_html
 from lab4_core.media import Video, figure_html
+from lab4_core.pages import report
+from lab4_core.pages.export import check_offline, notebook_html
 from lab4_core.plots.results import results_table
 from lab4_core.runlog import Run, create
 from lab4_core.scores import Score
+from lab4_core.sweeps import table as sweep_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = [

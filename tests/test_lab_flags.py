@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lab4_core import cli, paths
+from lab4_core.cli.lab_flags import LabFlags, find_checkpoint, lab_overrides, local_path
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.lab_flags import LabFlags, find_checkpoint, lab_overrides, local_path
 
 ONE = "--DR DATA --save_root OUT --tfr {} --tfr_sde 5 --kl_anneal_type {} --kl_anneal_ratio 1.5 --num_epoch 22 "
 ONE += "--fast_train --fast_train_epoch 22 --batch_size 4"

@@ -14,13 +14,17 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from lab4_core.export import check_offline, notebook_html
-from lab4_core.student_edition import blanked, missing
+from lab4_core.pages.export import check_offline, notebook_html
+from lab4_core.pages.student_edition import blanked, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"parameters", "nbval-check-output", "nbval-ignore-output", "nbval-skip", "raises-exception"}
-TAGS |= {"setup", "solution", "check"}  # what a student is given, has to write, and is checked by (student_edition.py)
+TAGS |= {
+    "setup",
+    "solution",
+    "check",
+}  # what a student is given, has to write, and is checked by: student_edition.py
 CELL_METADATA = {"tags", "jupyter", "slideshow", "editable"}
 
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=[p.stem for p in PATHS])
@@ -130,7 +134,7 @@ def test_the_widgets_are_where_they_teach():
 
 @every_notebook
 def test_every_exercise_can_be_taken_out_and_is_checked(path: Path):
-    """What `lab4 student-edition` needs: see student_edition.py."""
+    """What `lab4 student-edition` needs: see pages/student_edition.py."""
     code = cells(read(path), "code")
     for i, cell in enumerate(code):
         if "solution" in tags(cell):

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 import torchvision
 
 import lab4_core as l4
-from lab4_core import cli, fvd
+from lab4_core import cli
 from lab4_core.errors import Lab4Error
-from lab4_core.fvd import Fvd, frechet_distance, load_fvd
-from lab4_core.i3d import I3D, Unit, pad_same
-from lab4_core.lpips import CHANNELS, TAPS, load_lpips
+from lab4_core.perceptual import fvd
+from lab4_core.perceptual.fvd import Fvd, frechet_distance, load_fvd
+from lab4_core.perceptual.i3d import I3D, Unit, pad_same
+from lab4_core.perceptual.lpips import CHANNELS, TAPS, load_lpips
 from lab4_core.presets import load_config
 
 

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab4_core import plots, quality
+from lab4_core import plots
+from lab4_core.bench import quality
+from lab4_core.bench.quality import at_equal_minutes, curve_of, in_words, minutes_to, time_to_quality
 from lab4_core.clock import Clock
 from lab4_core.errors import Lab4Error
 from lab4_core.presets import load_config
-from lab4_core.quality import at_equal_minutes, curve_of, in_words, minutes_to, time_to_quality
 from lab4_core.runlog import Run
 
 TINY = {"data": {"kind": "dancer", "clips": 1, "frames": 24, "test_clips": 1}, "eval_frames": 6, "batch_size": 2,

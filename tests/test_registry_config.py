@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -197,6 +198,82 @@ print(run.result["status"], run.result["effective_beta"])
     done = subprocess.run([sys.executable, "-c", "\n".join(script), str(tmp_path / "runs")], capture_output=True,
                           text=True, cwd=ROOT)  # fmt: skip
     assert done.stdout.splitlines()[-1:] == ["finished None"], done.stderr[-2000:]
+
+
+HALF = """
+from __future__ import annotations
+from dataclasses import dataclass
+from lab4_core.registry import register
+from lab4_core.schedules import Annealing
+
+@register("annealing", "half")
+@dataclass(frozen=True, kw_only=True)
+class Half(Annealing):
+    "Always a share."
+    share: float = 0.5
+    def __call__(self, step, total_steps):
+        return self.share
+"""
+
+
+def in_a_process(code: str, **env: str) -> str:
+    """What Python prints of this code, or its error, with these variables."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **env})  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def test_parts_in_a_file_of_ones_own(tmp_path):
+    """Named by its relative path, and found by the processes that work elsewhere; imported by its author, once."""
+    (tmp_path / "mine.py").write_text(HALF)
+    code = f"""
+import os, sys, subprocess
+os.chdir({str(tmp_path)!r})
+from lab4_core.config import Config
+half = Config.from_dict({{"annealing": "half", "annealing.share": 0.25}})
+os.chdir("/")
+again = Config.from_dict(half.to_dict())
+print(again == half, half.annealing(0, 1), half.code() != Config().code())
+child = "from lab4_core.registry import kinds; print('half' in kinds('annealing'))"
+print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True).stdout)
+"""
+    assert in_a_process(code, LAB4_PARTS="mine.py").split() == ["True", "0.25", "True", "True"]
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import mine; from lab4_core.registry import build; "
+    code += "print(type(build('annealing', 'half')) is mine.Half)"
+    assert in_a_process(code, LAB4_PARTS=str(tmp_path / "mine.py")).split() == ["True"]
+    code = "from lab4_core import cli; cli.main(['train', '--annealing', 'halve'])"
+    assert "did you mean 'half'" in in_a_process(code, LAB4_PARTS=str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        (None, "expected a Python file"),
+        ("a folder", "expected a Python file"),
+        ("x = 1\nx = (", "line 2: SyntaxError"),
+        ("\n\nimport no_such_module", "line 3: ModuleNotFoundError: No module named 'no_such_module'"),
+        (HALF.replace('"half"', '"cyclical"'), "annealing 'cyclical' is lab4_core.schedules.Cyclical already"),
+        (HALF.replace("share: float", "share: list"), "expected bool, int, float"),
+    ],
+)
+def test_a_file_of_ones_own_that_cannot_be_used(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    if text == "a folder":
+        path.mkdir()
+    elif text is not None:
+        path.write_text(text)
+    for command in (["train", "--annealing", "half"], ["train"]):
+        said = in_a_process(f"from lab4_core import cli; cli.main({command})", LAB4_PARTS=str(path))
+        assert said.startswith(f"lab4: error: LAB4_PARTS: {path}") and message in said and said.count("\n") == 1
+
+
+def test_a_cell_may_be_run_again_but_takes_no_ones_name():
+    cell = HALF.replace("from __future__ import annotations\n", "")
+    code = f"cell = {cell!r}; exec(cell); exec(cell.replace('0.5', '0.75')); "
+    code += "from lab4_core.registry import build; print(build('annealing', 'half').share)"
+    assert in_a_process(code) == "0.75\n"
+    code = f"exec({cell.replace('half', 'none')!r})"
+    assert "AssertionError: annealing 'none' is lab4_core.schedules" in in_a_process(code)
 
 
 def test_a_dataset_that_is_named_is_not_the_one_of_the_environment(monkeypatch, tmp_path):

@@ -5,9 +5,9 @@ import base64
 import pytest
 from bs4 import BeautifulSoup
 
-from lab4_core import report
 from lab4_core.errors import Lab4Error
-from lab4_core.export import check_offline
+from lab4_core.pages import report
+from lab4_core.pages.export import check_offline
 from lab4_core.submission import read_submission
 
 TINY = {"steps": 8, "epochs": 2, "eval_frames": 30, "model.width": 8, "name": "tiny",

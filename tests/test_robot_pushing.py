@@ -11,12 +11,12 @@ from PIL import Image
 
 import lab4_core as l4
 from lab4_core import cli, paths
+from lab4_core.cli.lab_flags import LabFlags, lab_overrides
 from lab4_core.data import Clips, Robot, write_bair
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import clip_batch, score_model
 from lab4_core.free_running import rollout
 from lab4_core.inference import load_model
-from lab4_core.lab_flags import LabFlags, lab_overrides
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.presets import load_config
 from lab4_core.runlog import read_score, write_score

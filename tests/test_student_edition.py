@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from lab4_core import cli, student_edition
+from lab4_core import cli
 from lab4_core.errors import Lab4Error
+from lab4_core.pages import student_edition
 from lab4_core.paths import NOTEBOOKS
 
 SOLUTION = '''# a constant that stays

@@ -13,13 +13,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lab4_core import sweep, sweep_engines, sweep_table, sweep_watch
 from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import ROOT
 from lab4_core.presets import load_config
 from lab4_core.runlog import owning
-from lab4_core.sweep_point import read_status, run_one
+from lab4_core.sweeps import engines, sweep, watch
+from lab4_core.sweeps import table as sweep_table
+from lab4_core.sweeps.point import read_status, run_one
 
 PARAMETERS = """
 profile: str = "smoke"
@@ -200,7 +201,7 @@ def test_a_sweep_runs_each_point_once_and_a_failure_stops_nothing(notebook, tmp_
 def test_killed_and_started_again_ends_in_the_same_table(notebook, tmp_path):
     points = sweep.expand({"annealing": ["cyclical", "monotonic"], "seed": [0, 1], "sleep": 1})
     code = (
-        "from lab4_core import sweep; import sys, json\n"
+        "from lab4_core.sweeps import sweep; import sys, json\n"
         "if __name__ == '__main__':\n"
         "    sweep.run_sweep(json.loads(sys.argv[1]), sys.argv[2], slots=1, notebook=sys.argv[3])\n"
     )
@@ -252,7 +253,7 @@ def test_each_slot_has_gpus_of_its_own(notebook, tmp_path, monkeypatch):
         seen.append(gpus)
         return process
 
-    monkeypatch.setattr(sweep_engines, "start", start)
+    monkeypatch.setattr(engines, "start", start)
     points = [{"seed": seed} for seed in range(3)]
     rows = sweep.run_sweep(points, tmp_path / "out", notebook=notebook, options={"gpus": 1}, say=said.append)
     assert [row["status"] for row in rows] == ["failed"] * 3, "nothing ran"
@@ -342,7 +343,7 @@ def test_slurm_jobs_left_behind_are_waited_for_and_not_repeated(notebook, tmp_pa
     pytest.importorskip("submitit")
     points = sweep.expand({"annealing": ["cyclical", "monotonic"], "sleep": 2})
     code = (
-        "from lab4_core import sweep; import sys, json\n"
+        "from lab4_core.sweeps import sweep; import sys, json\n"
         "sweep.run_sweep(json.loads(sys.argv[1]), sys.argv[2], slots=1, notebook=sys.argv[3], engine='slurm',"
         " options={'cluster': 'local'})\n"
     )
@@ -389,16 +390,16 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(notebook, tmp_path):
 def test_a_sweep_says_how_far_its_points_are(tmp_path):
     log = tmp_path / "a" / "run" / "compact-1" / "metrics.jsonl"
     log.parent.mkdir(parents=True)
-    assert sweep_watch.under_way(tmp_path / "a") == "" == sweep_watch.under_way(tmp_path / "nothing")
+    assert watch.under_way(tmp_path / "a") == "" == watch.under_way(tmp_path / "nothing")
     (log.parent / "config.json").write_text('{"epochs": 20}')
     log.write_text('{"kind": "epoch", "epoch": 0}\n{"kind": "step", "epoch": 1}\n{"kind": "epoch", "epoch": 6}\n')
-    assert sweep_watch.under_way(tmp_path / "a") == "epoch 7/20"
+    assert watch.under_way(tmp_path / "a") == "epoch 7/20"
     said = []
-    with sweep_watch.watching({tmp_path / "a": "seed=1", tmp_path / "b": "seed=2"}, said.append, every=0.01):
+    with watch.watching({tmp_path / "a": "seed=1", tmp_path / "b": "seed=2"}, said.append, every=0.01):
         time.sleep(0.3)
         with log.open("a") as f:
             f.write('{"kind": "epo')  # the point is writing
         time.sleep(0.1)
     assert said == ["sweep: under way: seed=1 epoch 7/20"]
     (tmp_path / "a" / "status.json").write_text('{"status": "finished"}')
-    assert sweep_watch.under_way(tmp_path / "a") == ""
+    assert watch.under_way(tmp_path / "a") == ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab4_core.sweep_point import read_status
+from lab4_core.sweeps.point import read_status
 
 EVERY = 30.0  # seconds between two lines
 

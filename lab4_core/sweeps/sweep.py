@@ -6,7 +6,7 @@
     OUT/sweep.parquet                   the same with its types, where pyarrow is installed
 
 A point is a dict of `Config` keys (`{"annealing": "monotonic", "seed": 1}`), plus `profile` and `preset`.
-All state is in files, wherever `sweep_engines.py` starts the points. The table is read back from them in every case.
+All state is in files, wherever `engines.py` starts the points. The table is read back from them in every case.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import write_text
 from lab4_core.runlog import of_other_code, owning, read_json
-from lab4_core.sweep_engines import ENGINES, local_gpus
-from lab4_core.sweep_point import NOTEBOOK, read_status
-from lab4_core.sweep_table import cell, cell_text, table, write_parquet, write_table
-from lab4_core.sweep_watch import watching
+from lab4_core.sweeps.engines import ENGINES, local_gpus
+from lab4_core.sweeps.point import NOTEBOOK, read_status
+from lab4_core.sweeps.table import cell, cell_text, table, write_parquet, write_table
+from lab4_core.sweeps.watch import watching
 
 PARAMETERS = ("profile", "preset", "seed", "minutes")  # of the notebook itself; any other key is an override of Config
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lab4_core.checkpoint import bare_weights, load_weights
 from lab4_core.errors import Lab4Error
-from lab4_core.i3d import I3D
+from lab4_core.perceptual.i3d import I3D
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

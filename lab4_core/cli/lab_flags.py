@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab4_core.bair_flags import SHARED as BAIR_TOO
-from lab4_core.bair_flags import BairFlags, bair_overrides, flag, is_bair
+from lab4_core.cli.bair_flags import SHARED as BAIR_TOO
+from lab4_core.cli.bair_flags import BairFlags, bair_overrides, flag, is_bair
 from lab4_core.errors import Lab4Error, unknown
 
 # of --kl_anneal_type, whatever the case; the reports write None and NoKL_Annealing for the same thing

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab4_core.claims import FOLDER, Claim, finished_row, judge, overall
 from lab4_core.paths import ROOT, replacing
+from lab4_core.sweeps.claims import FOLDER, Claim, finished_row, judge, overall
 
 DATASETS = {"dancer": "synthetic dancer", "lab4": "real frames"}  # folder under results/ -> what to call it
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab4_core.paths import replacing, write_text
-from lab4_core.sweep_point import RESULTS, TIMINGS, read_status
+from lab4_core.sweeps.point import RESULTS, TIMINGS, read_status
 
 
 def table(points: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab4_core import accel
 from lab4_core.batches import make_batch
-from lab4_core.bench_sides import (
+from lab4_core.bench.sides import (
     Apart,
     config,
     noise_clips,
@@ -90,7 +90,7 @@ def _ratio(ours: float, theirs: float) -> Row:
 
 
 def _peak(side: int, on: torch.device, frames: int, quick: bool) -> tuple[float, float]:
-    code = f"from lab4_core.bench import print_peak; print_peak({side}, {str(on)!r}, {frames}, {quick})"
+    code = f"from lab4_core.bench.speed import print_peak; print_peak({side}, {str(on)!r}, {frames}, {quick})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     peak, of_the_steps = map(float, done.stdout.split())
     return peak, of_the_steps

@@ -20,7 +20,7 @@ from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
 from lab4_core.errors import Lab4Error
-from lab4_core.mathml import markdown_html
+from lab4_core.pages.mathml import markdown_html
 from lab4_core.paths import write_text
 
 # Widgets and JavaScript are absent: without a kernel they are dead, and each has a static twin, in the same output or

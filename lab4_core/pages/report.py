@@ -8,10 +8,10 @@ from typing import Any
 
 from lab4_core.data import load_data
 from lab4_core.errors import Lab4Error
-from lab4_core.export import export_html
+from lab4_core.pages.export import export_html
 from lab4_core.paths import NOTEBOOKS, runs_dir
 from lab4_core.presets import load_config
-from lab4_core.sweep import read_status, run_sweep
+from lab4_core.sweeps.sweep import read_status, run_sweep
 
 ANNEALING = ("cyclical", "monotonic", "none")
 NOTEBOOK = NOTEBOOKS / "12_report.ipynb"

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
+from lab4_core.cli.lab_flags import LabFlags, TesterFlags, local_path
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.lab_flags import LabFlags, TesterFlags, local_path
 from lab4_core.registry import hints
 
 # options of the commands themselves: a metavar, and no "(default: None)"

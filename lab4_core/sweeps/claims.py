@@ -35,8 +35,8 @@ from lab4_core.errors import Lab4Error, unknown
 from lab4_core.paths import NOTEBOOKS
 from lab4_core.plots import band
 from lab4_core.registry import coerce, hints
-from lab4_core.sweep import Point, expand, read_file, read_yaml
-from lab4_core.sweep_table import cell_text
+from lab4_core.sweeps.sweep import Point, expand, read_file, read_yaml
+from lab4_core.sweeps.table import cell_text
 
 FOLDER = NOTEBOOKS / "sweeps"
 VERDICTS = ("holds", "does not hold", "undecided")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab4_core.errors import Lab4Error
-from lab4_core.sweep_point import lost, run_one, settle, start
+from lab4_core.sweeps.point import lost, run_one, settle, start
 
 RAY_ATTEMPTS = 2
 Job = tuple[dict[str, Any], Path, Path, int, float]

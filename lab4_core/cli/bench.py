@@ -1,0 +1,45 @@
+"""`lab4 bench`: speed as ratios to the plain loop, and time to quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab4_core.cli import options
+from lab4_core.cli.options import File, Folder, Sets
+from lab4_core.errors import Lab4Error
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """Measure training steps, rollouts and what they are made of on this machine."""
+
+    json: File = None
+    """also write the measurements to this file"""
+    quick: bool = False
+    """fewer repeats"""
+    quality: float | None = None
+    """instead: train best, compact and lab for so many minutes each, and score their rollouts on the way"""
+    lab_times: float = 0.0
+    """with --quality: give lab so many times the minutes that best needed to 30 dB, where that is more"""
+    data: Folder = None
+    """with --quality: root of the dataset, as for train"""
+    out: Folder = None
+    """with --quality: folder for the runs, as for train"""
+    sets: Sets = ()
+    """with --quality: a field of every preset, such as hold_out=0"""
+
+    def main(self) -> None:
+        if self.quality is not None:
+            from lab4_core.bench.quality import in_words, time_to_quality
+
+            found = time_to_quality(self.quality, self.data, self.out, json_path=self.json, lab_times=self.lab_times,
+                                    overrides=options.set_overrides(self.sets))  # fmt: skip
+            print(*in_words(found), sep="\n")
+            return
+        unused = {"--lab_times": self.lab_times, "--data": self.data, "--out": self.out, "--set": self.sets}
+        if any(unused.values()):
+            given = ", ".join(name for name, value in unused.items() if value)
+            raise Lab4Error(f"bench {given}: expected --quality MINUTES beside it")
+        from lab4_core.bench.speed import run_bench
+
+        run_bench(json_path=self.json, quick=self.quick)

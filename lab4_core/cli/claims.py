@@ -1,0 +1,74 @@
+"""`lab4 claims`: what the reports claim, measured and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from lab4_core.cli import options
+from lab4_core.cli.options import Folder
+from lab4_core.errors import Lab4Error
+
+
+@dataclass(kw_only=True)
+class Claims:
+    """Judge claims of the reports by what was measured: the effect in dB with its 95 % interval over paired seeds, and
+    a verdict. With --run the missing points are measured first."""
+
+    files: Positional[tuple[str, ...]] = ()
+    """claims as YAML; else all of notebooks/sweeps"""
+    run: bool = False
+    """run what is missing, as one sweep; stopped and started again, it goes on"""
+    out: Folder = None
+    """folder of that sweep: what it has measured is taken over into results/ beside the claims; else
+    $LAB4_RUNS/claims-dancer (claims-lab4) with --run, and nothing new is taken over without"""
+    data: Folder = None
+    """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """as of lab4 sweep"""
+    slots: int = 0
+    """points at the same time; 0 is one for every core"""
+    markdown: bool = False
+    """print the claims as the table of the README"""
+
+    def main(self) -> None:
+        from lab4_core.paths import runs_dir
+        from lab4_core.runlog import read_json
+        from lab4_core.sweeps import claims, findings
+        from lab4_core.sweeps.sweep import run_sweep
+
+        chosen = [(claims.read_claim(f), Path(f).parent) for f in self.files]
+        chosen = chosen or [(claim, claims.FOLDER) for claim in claims.all_claims()]
+        root = options.dataset_root(self.data)
+        data = "lab4" if root else "dancer"
+        out = Path(self.out or runs_dir() / f"claims-{data}")
+        if self.out and not self.run:
+            if not (out / "sweep.csv").is_file():
+                raise Lab4Error(
+                    f"claims --out {out}: no sweep.csv in it; expected the folder of a sweep, or --run beside it"
+                )
+            if (asked := out / "sweep.json").is_file():  # whose results they are
+                data = "lab4" if (read_json(asked).get("common") or {}).get("data") else "dancer"
+        if self.run:
+            points = claims.points_of_all([claim for claim, _ in chosen])
+            run_sweep(points, out, {"data": root or ""}, self.engine, self.slots)
+        if self.run or self.out:
+            rows = findings.read_table(out / "sweep.csv")
+            for claim, folder in chosen:
+                findings.write_results(claim, rows, folder, data)
+        if self.markdown:
+            from lab4_core.plots.results import Table
+
+            rows = [row for claim, folder in chosen for row in findings.finding_rows([claim], folder)]
+            print(Table(rows, findings.FINDINGS).to_markdown(), end="")
+            return
+        for claim, folder in chosen:
+            judged = findings.judged_on_all(claim, folder)
+            for name in dict.fromkeys(row["data"] for row in judged):
+                own = [row for row in judged if row["data"] == name]
+                print(f"{claim.name}, {name}: {claims.overall(own)} ({claim.claim}; {claim.source})")
+                for row in own:
+                    print("   ", claims.sentence(row))

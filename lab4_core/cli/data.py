@@ -1,0 +1,50 @@
+"""`lab4 data`: datasets as folders of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lab4_core.cli.options import Folder, Text, Whole
+from lab4_core.errors import Lab4Error
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Write a synthetic dataset, the dancer in the LAB4 layout or the robot in the BAIR layout, and print its folder;
+    or convert the BAIR release."""
+
+    out: str
+    """a new folder"""
+    kind: Literal["dancer", "robot"] = "dancer"
+    """which dataset"""
+    clips: Whole = None
+    """training clips (dancer 4, robot 64)"""
+    frames: Whole = None
+    """frames of a clip (dancer 630, robot 30)"""
+    test_clips: Whole = None
+    """test clips (dancer 2, robot 4)"""
+    seed: int = 0
+    """another seed is other motion and other film noise"""
+    size: Text = None
+    """width x height of the pictures, pixels (dancer 64x32, robot 64x64)"""
+    from_tfrecord: Folder = None
+    """convert the BAIR release's TFRecords in this folder instead, as they are"""
+
+    def main(self) -> None:
+        from lab4_core.data import convert_tfrecords, write_bair, write_lab4
+        from lab4_core.data.lab4_write import check_new
+        from lab4_core.registry import build
+
+        if self.from_tfrecord:
+            print(convert_tfrecords(self.from_tfrecord, self.out))
+            return
+        values = {k: getattr(self, k) for k in ("clips", "frames", "test_clips") if getattr(self, k) is not None}
+        if self.size:
+            width, x, height = self.size.partition("x")
+            if not (x and width.isdecimal() and height.isdecimal()):
+                raise Lab4Error(f"--size {self.size}: expected WIDTHxHEIGHT in pixels, as in 64x32")
+            values |= {"width": int(width), "height": int(height)}
+        dataset = build("data", {"kind": self.kind, "seed": self.seed, **values})
+        check_new(self.out)  # ahead of the work
+        print((write_bair if self.kind == "robot" else write_lab4)(dataset.load(), self.out))

@@ -1,0 +1,96 @@
+"""A run from what is typed, and what is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lab4_core.cli import lab_flags, options
+from lab4_core.cli.recipe import note
+from lab4_core.config import layer
+from lab4_core.presets import SOURCES
+
+
+def open_run(
+    text: str, out: str | None, root: str | None, overrides: Mapping[str, Any], flags: Sequence[str] = ()
+) -> Any:
+    """The run that a path means. An exported file becomes one under `out`; so does a checkpoint of the lab, of the
+    dataset at `root` and with these overrides. flags: the typed ones that only mean something for the latter."""
+    from lab4_core.inference import import_checkpoint, load_run
+
+    path, line = lab_flags.find_checkpoint(text)
+    note(*filter(None, [line]))
+    if path.is_dir() or path.suffix == ".safetensors":
+        note(*(f"{flag} has no effect: {path.name} knows its own model and frame size" for flag in flags))
+    if path.is_dir():
+        return load_run(path)
+    if path.suffix == ".safetensors":
+        from lab4_core.weights import pretrained
+
+        return pretrained(path, out)
+    folder = options.dataset_root(root)
+    data = {"data": "lab4", "data.root": folder} if folder else {}
+    return import_checkpoint(path, out, layer(data, overrides))
+
+
+def dataset_for(run: Any, root: str | None) -> Any:
+    """The dataset in a folder at the frame size of the run's own; None where no folder is named: the run's own."""
+    from lab4_core.data import load_data
+    from lab4_core.registry import build
+
+    if not root:
+        return None
+    size = {k: v for k in ("height", "width") if (v := getattr(run.config.data, k, None))}
+    kind = run.config.data.kind if hasattr(run.config.data, "root") else SOURCES[run.config.model.conditions][1]
+    return load_data(build("data", {"kind": kind, "root": options.dataset_root(root), **size}))
+
+
+def score(
+    run: Any,
+    root: str | None,
+    split: str = "val",
+    samples: int | None = None,
+    device: str = "auto",
+    frames: int | None = None,
+    **more: Any,
+) -> Any:
+    from lab4_core.inference import evaluate
+
+    data = dataset_for(run, root)
+    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **more)
+
+
+def print_score(score: Any) -> None:
+    """The model beside its baselines, and how they were measured."""
+    from lab4_core.scores import MEASURES
+
+    means = score.means
+    rows = {"this run": means.pop("this model"), **means}
+    shown = {k: v for k, v in MEASURES.items() if k in rows["this run"]}
+    print(f"{'':16}" + "".join(f"{title:>11}" for title, _ in shown.values()) + "  worst frame (dB)")
+    for name, values in rows.items():
+        cells = "".join(f"{format(values[k], f) if k in values else '-':>11}" for k, (_, f) in shown.items())
+        worst = score.rows.get(name, score.rows["this model"])["psnr"].min()
+        print(f"{name.replace('_', ' '):16}{cells}{worst:18.2f}")
+    print("copy previous knows the true previous frame: a yardstick, no prediction")
+    if score.drift:
+        print(f"drift: {score.drift_text}")
+    for key, value in score.protocol.items():
+        print(f"{key}: {value}")
+
+
+def draw(run: Any, result: Any, loss: bool, psnr: bool) -> None:
+    """The pictures that --plot_training_loss and --plot_psnr ask for, in the run's folder."""
+    if not (loss or psnr):
+        return
+    from lab4_core import plots
+    from lab4_core.paths import replacing
+
+    figures = {"training_loss.png": lambda: plots.plot_training([run])} if loss else {}
+    if psnr:
+        n_past = run.config.n_past
+        figures["psnr_per_frame.png"] = lambda: plots.plot_psnr_per_frame({run.name: result}, n_past=n_past)
+    for name, figure in figures.items():
+        with replacing(run.dir / "figures" / name) as temporary:
+            figure().savefig(temporary, dpi=110)
+        print(run.dir / "figures" / name)

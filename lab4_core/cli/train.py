@@ -1,0 +1,90 @@
+"""`lab4 train`: the run that a command line means, and its training."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, UseAppendAction
+
+from lab4_core.cli import lab_flags, options
+from lab4_core.cli.lab_flags import LabFlags
+from lab4_core.cli.options import ConfigFlags, TrainFlags
+from lab4_core.cli.recipe import Common, note
+from lab4_core.cli.runs import draw, open_run, print_score, score
+from lab4_core.config import Config, layer
+from lab4_core.errors import Lab4Error
+from lab4_core.presets import load_config
+
+
+@dataclass(kw_only=True)
+class Train(Common):
+    """Train a run, or go on with it, and print its folder last. A finished run is not trained again."""
+
+    resume: Literal["auto", "never"] = "auto"
+    """auto goes on from the last checkpoint, never begins anew"""
+    logger: UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
+    """also log to TensorBoard or Weights & Biases (offline), where installed"""
+    config: OmitArgPrefixes[ConfigFlags] = field(default_factory=ConfigFlags)
+    lab: OmitArgPrefixes[TrainFlags] = field(default_factory=TrainFlags)
+
+    def configuration(self) -> tuple[Config, list[str]]:
+        """The run that is meant, and the lines on flags without an effect."""
+        flags = self.flags()
+        lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past, self.preset)
+        typed = options.typed(self.config), self.own(), options.set_overrides(self.sets)
+        asked = {k: v for values in typed for k, v in values.items()}
+        if all(asked.get(k) is not None for k in ("steps", "minutes")):  # in layers the later one would win unseen
+            raise Lab4Error(f"steps = {asked['steps']}, minutes = {asked['minutes']}: expected at most one of them")
+        overrides = layer(lab_values, *typed)
+        recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
+        root = lab_flags.local_path(lab_flags.data_root(self.data, flags))
+        try:
+            return load_config(**recipe, data=root, overrides=overrides), notes
+        except Lab4Error as e:
+            lists = [f"{k}={v}" for k, v in options.parse_sets(self.sets).items() if len(options.parse_axis(v)) > 1]
+            if lists:
+                raise Lab4Error(f"{e} (to try several values: lab4 sweep --set {' --set '.join(lists)})") from e
+            raise
+
+    def flags(self) -> LabFlags:
+        return LabFlags(**vars(self.lab))
+
+    def main(self) -> None:
+        flags = self.flags()
+        cfg, notes = self.configuration()
+        out = lab_flags.out_folder(self.out, flags)
+        ckpt = lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
+        loggers = tuple(dict.fromkeys(self.logger))
+        if flags.use_wandb and importlib.util.find_spec("wandb"):
+            loggers = tuple(dict.fromkeys((*loggers, "wandb")))
+        elif flags.use_wandb:
+            notes.append("--use_wandb has no effect: wandb is not installed, pip install 'lab4[wandb]' adds it")
+        if flags.test and not ckpt:
+            raise Lab4Error("--test needs --ckpt FILE: it evaluates a checkpoint on val")
+        if ckpt and not flags.test:
+            raise Lab4Error(
+                f"--ckpt {ckpt}: an interrupted run goes on by itself when its command is repeated, and --test "
+                "evaluates a checkpoint on val; to begin with what another run has learnt, lab4 export it (a .ckpt "
+                'after lab4 import) and add the strategy {"kind": "warm_start", "weights": "FILE.safetensors"}'
+            )
+        note(*notes)
+        if flags.test:
+            root = lab_flags.data_root(self.data, flags)
+            values = {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")}
+            run = open_run(ckpt, out, root, values, lab_flags.for_bare_weights(flags))
+            result = score(run, root, device=cfg.device, frames=flags.val_vi_len)
+            print_score(result)
+        else:
+            from lab4_core.distributed import leads
+            from lab4_core.engine import train
+
+            run = train(cfg, out=out, resume=self.resume, loggers=loggers)
+            if not leads():  # of the processes of torchrun the first one speaks
+                return
+            if run.result.get("status") == "partial":
+                raise KeyboardInterrupt
+            result = run.scores()
+        draw(run, result, loss=flags.plot_training_loss and not flags.test, psnr=flags.plot_psnr or flags.test)
+        print(run.dir)

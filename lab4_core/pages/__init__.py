@@ -1,0 +1,1 @@
+"""Notebooks as pages that need no network, the report, and the edition for students."""
