@@ -1,4 +1,5 @@
-"""`python -m benchmarks.table FILE` writes what `lab4 bench --json FILE` measured into benchmarks/README.md."""
+"""`python -m benchmarks.table FILE` writes what `lab4 bench --json FILE` measured into benchmarks/README.md, where each
+default arithmetic (`auto`) has a table of its own: what wins on a processor with bf16 says little of one without."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 from lab4_core.bench.speed import cells
 
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MARKS = "<!-- measured, {auto}: begin -->", "<!-- measured, {auto}: end -->"
 HEAD = ["", "this library", "plain loop", "ratio", "range", "GFLOP/s"]
 
 
@@ -22,11 +23,12 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([machine + quick, "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def put(text: str, measured: str) -> str:
-    """The README with another table between its two marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{measured}\n{END}{rest.split(END)[1]}"
+def put(text: str, found: dict[str, Any]) -> str:
+    """The README with a measurement between the marks of its arithmetic."""
+    begin, end = (mark.format(auto=found["auto"]) for mark in MARKS)
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table(found)}\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":
-    README.write_text(put(README.read_text(), table(json.loads(Path(sys.argv[1]).read_text()))))
+    README.write_text(put(README.read_text(), json.loads(Path(sys.argv[1]).read_text())))

@@ -37,7 +37,8 @@ def test_quick_bench_writes_one_row_for_every_measurement(tmp_path, capsys, monk
         assert row.get("seconds", row.get("megabytes")) > 0 and row["what"] in said
         if "ratio_range" in row:
             assert row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
-    table.put(table.README.read_text(), table.table(found))  # the README has its two marks
+    for auto in ("float32", "bfloat16"):
+        table.put(table.README.read_text(), found | {"auto": auto})  # the README has the marks of both
 
 
 @pytest.mark.parametrize("default, used", [(torch.float32, ["fp32"]), (torch.bfloat16, ["fp32", "auto"])])
@@ -58,9 +59,9 @@ def test_the_table_takes_the_place_of_the_last_one():
         "quick": False,
         "rows": [row, {"what": "b", "seconds": 0.01}],
     }
-    text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-    made = table.put(text, table.table(found))
-    assert made.startswith("before\n") and made.endswith("\nafter\n") and "old" not in made
+    blocks = {auto: "{}\nold\n{}\n".format(*table.MARKS).format(auto=auto) for auto in ("bfloat16", "float32")}
+    made = table.put("before\n" + "".join(blocks.values()) + "after\n", found)
+    assert made.startswith("before\n" + blocks["bfloat16"]) and made.endswith("\nafter\n") and made.count("old") == 1
     assert "| a step | 0.500 s | 1.000 s | 2.00x | 1.90..2.10 | 250 |" in made
     assert "| b | 0.0100 s |  |  |  |  |" in made
 
