@@ -11,39 +11,39 @@ READY := .venv/.lab4-ready
 SAY := @printf 'lab4: %s\n'
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo "$$p"; break; }; done)
-# The tests run the notebooks at the smallest profile: copies with that parameter, golden outputs and all.
+# The tests run the notebooks at the smallest profile, as copies with that parameter and the golden outputs.
 SMOKE := $(patsubst notebooks/%,build/smoke/%,$(wildcard notebooks/*.ipynb))
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo "report takes PROFILE=smoke|demo|full and DATA=folder, as in: make report DATA=../LAB4_Dataset"
 
-setup: $(READY) ## the environment: .venv with the pinned packages (the other targets do it by themselves)
+setup: $(READY) ## the environment: .venv with the pinned packages (the other targets do this themselves)
 
 report: $(READY) ## train, compare and roll out; the last line is the path of the page
 	@$(BIN)/lab4 report --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
 
-test: $(READY) $(SMOKE) ## all tests and all notebooks (these first: they are the longest, and two workers share better so)
+test: $(READY) $(SMOKE) ## all tests and all notebooks (notebooks first: they take longest, so the workers stay busy)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 		--durations 20 $(SMOKE) tests
 
 lab: $(READY) ## JupyterLab on the first notebook
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-soak: $(READY) ## an hour of training in a loop: memory and open files stay where they are (MINUTES=60)
+soak: $(READY) ## an hour of training in a loop: memory and open files must not grow (MINUTES=60)
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
-long: $(READY) ## kills, faults and bad input, many times as many of each as in make test, and other ones every time
+long: $(READY) ## kills, faults and bad input: many times as many as in make test, and different ones every time
 	@LAB4_LONG=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope tests/test_resume.py tests/test_faults.py \
 		tests/test_bad_input.py tests/test_bad_files.py
 
-notebooks: $(READY) ## execute the notebooks anew, as they are committed (ONLY="03 10": these)
+notebooks: $(READY) ## re-execute the notebooks in the form they are committed in (ONLY="03 10": just these)
 	@$(BIN)/python tests/execute_notebooks.py $(ONLY)
 
-lint: $(READY) ## style
+lint: $(READY) ## check the style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-pins: ## constraints.txt anew: what a fresh environment gets today
+pins: ## rewrite constraints.txt: what a fresh environment would get today
 	rm -rf build/pins && $(PYTHON) -m venv build/pins
 	build/pins/bin/python -m pip install -q -e '.[dev]' torch==2.11.0 torchvision==0.26.0
 	(sed -n '/^#/p' constraints.txt && build/pins/bin/python -m pip freeze --exclude-editable) > build/constraints.txt
@@ -55,7 +55,7 @@ clean: ## remove the environment and what was built; runs/ and data/ stay
 build/smoke/%.ipynb: notebooks/%.ipynb $(READY)
 	@mkdir -p build/smoke && $(BIN)/papermill --prepare-only --log-level ERROR -p profile smoke $< $@
 
-# A copied checkout must not go on using the environment, and so the code, of its original.
+# A copied checkout must not keep using the environment, and so the code, of its original.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif

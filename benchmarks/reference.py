@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def plain(module: nn.Module, x: Tensor) -> Tensor:
-    """A block of the model written down as it is drawn, every operation by itself."""
+    """A block of the model, spelled out operation by operation."""
     match type(module).__name__:
         case "Sequential":
             for part in module:
@@ -30,7 +30,7 @@ def plain(module: nn.Module, x: Tensor) -> Tensor:
             a, b = module.conv(x).chunk(2, 1)
             return module.conv_out(a * F.leaky_relu(b, 0.1)) + x
         case _:
-            return module(x)  # of torch's own
+            return module(x)  # a layer of torch's own
 
 
 def batch_norm(norm: nn.BatchNorm2d, h: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def encode_label(model: nn.Module, label: Tensor) -> Tensor:
 
 def train_loss(model: nn.Module, frames: Tensor, labels: Tensor, eps: Tensor, beta: float, teacher_forcing: bool,
                detach: bool) -> Tensor:  # fmt: skip
-    """The lab's loss of a clip: MSE and KL summed over the predicted frames (B, T, …), noise given."""
+    """The lab's loss of clips (B, T, …): MSE and KL summed over the predicted frames, with given noise."""
     batch, mse, kld = frames.shape[0], 0.0, 0.0
     x_prev = frames[:, 0]
     for t in range(1, frames.shape[1]):

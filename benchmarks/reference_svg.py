@@ -66,7 +66,7 @@ class Cells:
 
 def train_loss(model: nn.Module, frames: Tensor, cond: Tensor, eps: Tensor, beta: float, gt_weight: Tensor,
                n_past: int, detach: bool) -> Tensor:  # fmt: skip
-    """The loss of a clip: MSE and KL summed over the predicted frames (B, T, …), noise given.
+    """The loss of clips (B, T, …): MSE and KL summed over the predicted frames, with given noise.
 
     gt_weight (B, T - 1): share of the truth in each input frame from n_past on.
     """
@@ -95,6 +95,6 @@ def train_loss(model: nn.Module, frames: Tensor, cond: Tensor, eps: Tensor, beta
             g = batch_norm(model.frame_predictor.norm, g)
         x = decode(model, torch.tanh(g), kept)
         mse = mse + F.mse_loss(x, frames[:, t])
-        sigma, sigma_p = torch.exp(0.5 * logvar), torch.exp(0.5 * logvar_p)  # the paper's code writes the KL like this
+        sigma, sigma_p = torch.exp(0.5 * logvar), torch.exp(0.5 * logvar_p)  # as the paper's code writes the KL
         kld = kld + (torch.log(sigma_p / sigma) + (logvar.exp() + (mu - mu_p) ** 2) / (2 * logvar_p.exp()) - 0.5).sum()
     return mse + beta * kld / batch

@@ -1,8 +1,8 @@
 """Does training leak? `python -m benchmarks.soak --minutes 60` trains, resumes, evaluates, predicts and draws in a
 loop, in one process, as a long notebook session does, and watches the process's memory and open files.
 
-It fails (exit code 1) when either grows after the first rounds: memory by more than the limit per hour and in all,
-files by any.
+It fails (exit code 1) if either grows after the first rounds: memory beyond both the limit per hour and the slack in
+all, open files at all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read(begin: float) -> Reading:
 
 
 def one_round(folder: Path, number: int) -> None:
-    """What a user does again and again: train, stop half-way, go on, look at the result, predict, hand in."""
+    """What a user does again and again: train, stop half-way, resume, look at the result, predict, hand in."""
     import lab4_core as l4
     from lab4_core import engine, plots
     from lab4_core.config import Config
@@ -67,7 +67,7 @@ def one_round(folder: Path, number: int) -> None:
 
 
 def stop_after(steps: int):
-    """A stand-in for `engine.stop_requests`: the request comes after so many steps."""
+    """A stand-in for `engine.stop_requests`: the request comes after this many steps."""
     from contextlib import contextmanager
 
     @contextmanager
@@ -79,7 +79,7 @@ def stop_after(steps: int):
 
 
 def slope(readings: list[Reading]) -> float:
-    """MB an hour: the median slope between all pairs of readings (Theil and Sen), which a single jump does not move."""
+    """MB an hour: the median slope over all pairs of readings (Theil and Sen), which a single jump does not move."""
     pairs = [
         (b.memory_mb - a.memory_mb) / (b.seconds - a.seconds) * 3600
         for i, a in enumerate(readings)
@@ -103,7 +103,7 @@ def judge(readings: list[Reading], mb_per_hour: float) -> list[str]:
 
 
 def soak(minutes: float, mb_per_hour: float = 20.0, say=print, work=one_round) -> tuple[list[Reading], list[str]]:
-    """Rounds for so many minutes; the readings after each, and what grew."""
+    """Run rounds for this many minutes; returns the reading after each, and what grew."""
     import torch
 
     torch.set_num_threads(1)

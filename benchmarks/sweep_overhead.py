@@ -1,12 +1,12 @@
-"""What a sweep costs beside its trainings: `python -m benchmarks.sweep_overhead`, quiet machine, some minutes.
+"""What a sweep costs beyond its trainings: `python -m benchmarks.sweep_overhead`, on a quiet machine, a few minutes.
 
-It sweeps notebook 06 over seeds at profile smoke, a point a core, and takes the time apart by what papermill
-keeps of every cell. All in seconds of a slot, so that two slots have two of them in each second of the wall clock:
+It sweeps notebook 06 over seeds at profile smoke, `--slots` points at once, and breaks the time down by what papermill
+records for every cell. All in seconds of a slot, so that two slots have two of them in each second of the wall clock:
 
-    kernel start    from papermill's start to the first cell; excluded from the ratio, and stated
-    alone           what training alone has to do as well: imports, the dataset, the training with its evaluation
+    kernel start    from papermill's start to the first cell; excluded from the ratio, but reported
+    alone           what training alone needs as well: imports, the dataset, the training with its evaluation
     notebook        the other cells
-    engine          all that is left: processes started and ended, tables written, slots that wait for the last point
+    engine          all the rest: starting and ending processes, writing tables, slots that wait for the last point
 
 overhead = (notebook + engine) / (alone + notebook + engine)
 """
@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-ALONE = ("import lab4_core", "l4.load_data(", "l4.train(")  # a cell with one of these would be a script's line too
+ALONE = ("import lab4_core", "l4.load_data(", "l4.train(")  # a cell with one of these is what a script needs too
 
 
 def cells(notebook: Mapping[str, Any]) -> dict[str, float]:
@@ -43,7 +43,7 @@ def cells(notebook: Mapping[str, Any]) -> dict[str, float]:
 
 
 def shares(points: Sequence[Mapping[str, float]], wall: float, slots: int) -> dict[str, float]:
-    """Sums over the points, the engine's rest of `slots` x `wall` seconds, and the overhead as a share."""
+    """Sums over the points, the engine's remainder of `slots` x `wall` seconds, and the overhead as a share."""
     total = {key: sum(point[key] for point in points) for key in points[0]}
     total["engine"] = slots * wall - sum(total.values())
     lost = total["notebook"] + total["engine"]
@@ -51,14 +51,14 @@ def shares(points: Sequence[Mapping[str, float]], wall: float, slots: int) -> di
 
 
 def measure(points: int, slots: int, show: bool, folder: Path) -> dict[str, float]:
-    """Sweep so many seeds in a new folder. Raises `RuntimeError` where one does not finish."""
+    """Sweep `points` seeds in a new folder. Raises `RuntimeError` if one does not finish."""
     import nbformat
 
     from lab4_core.data import load_data
     from lab4_core.presets import load_config
     from lab4_core.sweeps.sweep import run_sweep
 
-    load_data(load_config("smoke", "compact"))  # rendered once and cached: no point's time
+    load_data(load_config("smoke", "compact"))  # rendered once and cached, so that no point pays for it
     begin = time.monotonic()
     common = {"profile": "smoke", "preset": "compact"}
     rows = run_sweep([{"seed": seed} for seed in range(points)], folder, common, slots=slots, show=show)

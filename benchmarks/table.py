@@ -1,5 +1,5 @@
 """`python -m benchmarks.table FILE` writes what `lab4 bench --json FILE` measured into benchmarks/README.md, where each
-default arithmetic (`auto`) has a table of its own: what wins on a processor with bf16 says little of one without."""
+default arithmetic (`auto`) has its own table: what wins on a processor with bf16 says little about one without."""
 
 from __future__ import annotations
 

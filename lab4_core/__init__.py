@@ -6,7 +6,7 @@ Public names are loaded on first use, so importing the package does not import t
 import importlib
 import sys
 
-# name -> its file; no file may have one of these names, or importing it would hide the function
+# public name -> file that defines it; no file may share one of these names, or importing it would hide the function
 _WHERE = {
     "Lab4Error": "errors",
     "Config": "config",
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     if name in _WHERE:
         return getattr(importlib.import_module(f"lab4_core.{_WHERE[name]}"), name)
-    try:  # l4.plots and the like, without an import of their own
+    try:  # l4.plots and other modules work without being imported first
         if not name.startswith("_"):
             return importlib.import_module(f"lab4_core.{name}")
     except ModuleNotFoundError as e:

@@ -1,4 +1,4 @@
-"""Where and in which arithmetic to compute."""
+"""Which device to compute on, and in which arithmetic."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lab4_core.errors import Lab4Error
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of a `device` field. Raises `Lab4Error` for one that is not there."""
+    """The device that a `device` field names. Raises `Lab4Error` if this machine does not have it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type == "meta":  # torch's device without memory: a model there has shapes and no numbers
+        if device.type == "meta":  # torch's device without storage: tensors there have shapes but no values
             raise RuntimeError("meta holds no numbers")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
@@ -30,11 +30,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of training and of rollouts for a `precision` field. `auto` is bf16 on a CUDA device that has it
-    and on a CPU whose matrix unit computes in it (AMX), where it wins (benchmarks/README.md), and fp32 elsewhere.
+    """The arithmetic of training and rollouts that a `precision` field names. `auto` is bf16 on a CUDA device that has
+    it and on a CPU whose matrix unit computes in it (AMX), where it is faster (benchmarks/README.md); fp32 elsewhere.
 
-    Where it is fp32 on a CUDA device, convolutions are told not to round to TF32, as they do by default: what fp32
-    gives is compared between machines."""
+    With fp32 on a CUDA device, this also stops convolutions from rounding to TF32, which is torch's default: fp32
+    results are compared across machines."""
     if name == "auto":
         on_cuda = device.type == "cuda" and has_bf16(device)
         name = "bf16" if on_cuda or (device.type == "cpu" and has_amx()) else "fp32"
@@ -45,7 +45,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def no_tf32() -> Iterator[None]:
-    """Convolutions of fp32 tensors on a GPU in fp32, whatever a training in bf16 has left them at: for metrics."""
+    """For metrics: convolutions of fp32 tensors on a GPU compute in fp32, even where bf16 training left TF32 on."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -55,29 +55,29 @@ def no_tf32() -> Iterator[None]:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a GPU computes in bf16 itself."""
+    """Whether a GPU computes in bf16 natively rather than emulating it."""
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies bf16 matrices in hardware. Processors with avx512_bf16 alone gain little."""
+    """Whether this processor has a matrix unit for bf16 (AMX). Processors with avx512_bf16 alone gain little."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16")) and bool(capabilities.get("amx_tile"))
 
 
 def records(device: torch.device) -> bool:
     """Whether training steps and long rollouts are recorded as CUDA graphs: on every CUDA device, unless
-    LAB4_CUDA_GRAPHS is 0, which a debugger or a new version of the driver may ask for."""
+    LAB4_CUDA_GRAPHS is 0, which debugging or a new driver version may require."""
     return device.type == "cuda" and os.environ.get("LAB4_CUDA_GRAPHS") != "0"
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory that tensors free. By default it hands large blocks back to the system, which fills
-    them with zeros page by page when the next tensor asks for them: a fifth of a training step of the lab's model.
+    """Make glibc keep the memory that tensors free. By default it returns large blocks to the system, which zeroes
+    them page by page when the next tensor needs them: a fifth of a training step of the lab's model.
 
-    What the process has once used it keeps, as it does with a GPU's memory. False where the allocator is another one.
+    The process keeps the most it has ever used, as it does with a GPU's memory. False if the allocator is not glibc's.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -89,12 +89,12 @@ def keep_freed_memory() -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """bf16 where asked for; weights, losses and metrics stay fp32."""
+    """Autocast to bf16 if `dtype` is that; weights, losses and metrics stay fp32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
-    """Inside `autocast`: the arithmetic of the tensors as they are."""
+    """Inside `autocast`: compute in the tensors' own types again."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -106,7 +106,7 @@ def describe(device: torch.device) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch has a type for it on a GPU and only words on the CPU."""
+    """Whether an error means that memory ran out: torch has a type for it on GPUs but only a message on the CPU."""
     words = ("allocate memory", "out of memory", "storage size calculation overflowed")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
@@ -115,7 +115,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(device: torch.device | str, lower: str) -> Iterator[None]:
-    """Memory that runs out in the body becomes a `Lab4Error` that says what to lower, such as "batch_size = 10"."""
+    """Turn running out of memory in the body into a `Lab4Error` that says what to lower, such as "batch_size = 10"."""
     try:
         yield
     except (MemoryError, RuntimeError) as e:

@@ -1,4 +1,4 @@
-"""What a training step is given: clips, weights of teacher forcing, reference frames, as the strategies change them."""
+"""What a training step works on: clips, teacher-forcing weights and reference frames, as changed by the strategies."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import check_lengths
 from lab4_core.models.base import VideoPredictor
 
-NOISE, REFERENCE, JUMP, AUGMENT = 0xE95, 0x4EF, 0xBE6, 0xA46  # tags that keep draws for different ends apart
+NOISE, REFERENCE, JUMP, AUGMENT = 0xE95, 0x4EF, 0xBE6, 0xA46  # tags that make draws for different purposes independent
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
-    """A generator of its own for a key such as (tag, seed, step): no draw depends on the ones before it."""
+    """A new generator for a key such as (tag, seed, step), so that its draws do not depend on any earlier ones."""
     return seeded(torch.Generator(device), *key)
 
 
 def seeded(rng: torch.Generator, *key: int) -> torch.Generator:
-    """A generator there is already, at the beginning of a key's draws: a recorded step knows but one."""
+    """An existing generator, reseeded for a key: a recorded step is tied to one generator object."""
     return rng.manual_seed(int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """frames (B, T, C, H, W), cond (B, T, …), gt_weight (B, T - 1) with `forced` when it is 1 throughout and its
-    mean over the inputs that could be predictions, reference frames (B, C, H, W) with their conditions or None, the
-    first frames of the windows, and of each step whether its weights are all 1 (None: nobody has looked)."""
+    """frames (B, T, C, H, W), cond (B, T, …), gt_weight (B, T - 1). forced: gt_weight is 1 throughout.
+    teacher_forced: its mean over the inputs that could be predictions. reference: frames (B, C, H, W) and their
+    conditions. starts: the first frame of each window. known: for each step, whether its weights are all 1 (None:
+    not determined)."""
 
     frames: Tensor
     cond: Tensor
@@ -49,13 +50,13 @@ class Batch:
     known: tuple[bool, ...] | None = None
 
     def rows(self, some: slice) -> Batch:
-        """Some of the clips; what is said of the batch stays said of all of it."""
+        """Some of the clips; the other fields still describe the whole batch."""
         reference = self.reference and tuple(v[some] for v in self.reference)
         return replace(self, frames=self.frames[some], cond=self.cond[some], gt_weight=self.gt_weight[some],
                        reference=reference)  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a recorded step is given of a batch."""
+        """The tensors that a recorded step takes as inputs."""
         names = {"frames": self.frames, "cond": self.cond, "gt_weight": self.gt_weight}
         return names | (dict(zip(("reference", "reference_cond"), self.reference)) if self.reference else {})
 
@@ -63,7 +64,7 @@ class Batch:
 def make_batch(
     cfg: Config, clips: Clips, at: Position, step: int, needs_reference: bool, cond_offsets: Sequence[int] = (0,)
 ) -> Batch:
-    """The batch of a step: a pure function of the seed and the position."""
+    """The batch of a step: a pure function of the seed, the step and its position."""
     starts = at.windows.starts(at.pass_index, at.index)
     frames, cond = gather(clips, starts, cfg.n_frames, cond_offsets)
     weight = cfg.teacher_forcing.gt_weight(cfg.seed, step, at.epoch, at.epochs, len(starts), cfg.n_frames - 1)
@@ -75,7 +76,7 @@ def make_batch(
         (frames, cond),
         *(other_frame(clips, starts, rng, cond_offsets) for _ in range(needs_reference + len(jumping))),
     ]
-    draws = generator(frames.device, AUGMENT, cfg.seed, step)  # one for all: strategies draw apart from one another
+    draws = generator(frames.device, AUGMENT, cfg.seed, step)  # one for all strategies: their draws are independent
     for strategy in (s for s in cfg.strategies if s.augments):
         parts = augmented(strategy, parts, clips, at.step / at.steps, draws)
     (frames, cond), *parts = parts
@@ -90,14 +91,14 @@ def make_batch(
     free = weight[:, cfg.n_past :]
     share = float(free.mean()) if free.size else 1.0
     gt_weight = on_device(weight, frames.device)
-    known = tuple((weight == 1).all(0).tolist())  # here, where no GPU has to be asked
+    known = tuple((weight == 1).all(0).tolist())  # read here, on the CPU, without waiting for a GPU
     return Batch(frames, cond, gt_weight, all(known), share, reference, starts, known)
 
 
 def check_ahead(cfg: Config, data: VideoData, model: VideoPredictor, clock: Clock) -> None:
-    """Raises `Lab4Error` for what would end a training late or without a word: validation clips with nothing to
-    predict, a last batch of a pass too small for the model, and a batch that this machine's memory cannot hold (the
-    system would kill a notebook's kernel). Says on stderr where the KL never counts although it was asked for."""
+    """Raises `Lab4Error` now for what would otherwise end training late or silently: validation clips with nothing to
+    predict, a last batch of a pass too small for the model, and a batch too large for this machine's memory (the
+    system would kill a notebook's kernel). Warns on stderr if annealing keeps beta at 0 throughout."""
     check_lengths(data.val, cfg, "val")
     smallest = min(clock.full.smallest_batch, clock.fast.smallest_batch)
     if smallest < model.least_batch:
@@ -122,20 +123,20 @@ def check_ahead(cfg: Config, data: VideoData, model: VideoPredictor, clock: Cloc
 def other_frame(
     clips: Clips, starts: np.ndarray, rng: np.random.Generator, cond_offsets: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """For each window a frame drawn from anywhere in the window's clip, (B, 1, C, H, W), its condition (B, 1, …)."""
+    """For each window, a random frame of the clip it lies in, (B, 1, C, H, W), and its condition (B, 1, …)."""
     begins, ends = np.array(clips.spans).T
     clip = np.searchsorted(begins, starts, side="right") - 1
     return gather(clips, rng.integers(begins[clip], ends[clip]), 1, cond_offsets)
 
 
 def _choose(which: Tensor, a, b) -> tuple[Tensor, ...]:
-    """For each clip the frame and the condition of a or of b."""
+    """For each clip, the frame and condition of a where `which` is true, else of b."""
     return tuple(torch.where(which.view(-1, *[1] * (x.dim() - 1)), x, y) for x, y in zip(a, b))
 
 
 def augmented(strategy, parts: list, clips: Clips, progress: float, rng: torch.Generator) -> list:
-    """The parts of a batch, each frames (B, T, …) and conditions, as a strategy changes them: by draws of their own, or
-    all alike."""
+    """The parts of a batch, each (frames (B, T, …), conditions), as changed by a strategy: all by the same draws, or
+    with `augments_apart` each by its own."""
     if strategy.augments_apart:
         return [strategy.augment(*part, clips, progress, rng) for part in parts]
     whole = strategy.augment(*(torch.cat(x, 1) for x in zip(*parts)), clips, progress, rng)

@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def save(path: str | os.PathLike, state: dict[str, Any], previous: str = "") -> None:
-    """Write a checkpoint. `previous` names a file beside it that the one before is kept as: should the new one ever
-    turn out damaged, only the time between the two is lost.
+    """Write a checkpoint. `previous` names a file beside it under which the old one is kept: should the new one turn
+    out to be damaged, only the training between the two is lost.
 
-    At every instant one of the two is whole. Raises `Lab4Error` when the disk is full or the folder cannot be written.
+    At every instant one of the two is whole. Raises `Lab4Error` if the disk is full or the folder is not writable.
     """
     try:
         with replacing(path, previous) as temporary:
@@ -51,8 +51,8 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[st
             f"checkpoint {path}: holds pickled objects, which could run code, or is not a checkpoint at all; "
             "expected tensors and plain values only"
         ) from e
-    except Exception as e:  # a damaged file fails in as many ways as it has bytes
-        said = not isinstance(e, (KeyError, OSError)) and str(e).splitlines()  # of these two it is a bare number
+    except Exception as e:  # a damaged file can fail in any way
+        said = not isinstance(e, (KeyError, OSError)) and str(e).splitlines()  # these two only give a bare number
         raise Lab4Error(f"checkpoint {path}: truncated or not a checkpoint{f' ({said[0]})' if said else ''}") from e
     if not isinstance(state, dict):
         raise Lab4Error(f"checkpoint {path}: holds a {type(state).__name__}, expected a dict of tensors")
@@ -64,8 +64,8 @@ def load_newest(
 ) -> T | None:
     """What `take(state, path)` returns for the first of these checkpoints that can be read and taken.
 
-    None where none of the files is there. An unreadable one is said and passed over; the one that is taken gets the
-    first name. Raises `Lab4Error` when none can be taken.
+    None if none of the files exists. An unusable one is reported and skipped; the one that is taken is renamed to the
+    first name. Raises `Lab4Error` if none can be taken.
     """
     problems: list[Lab4Error] = []
     for path in (folder / name for name in names):
@@ -87,14 +87,14 @@ def load_newest(
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip that torch would not read as plain tensors: a TorchScript archive, which holds code and which
-    torch.load would hand on to torch.jit.load, and a bomb. torch stores tensors as they are: entries that unpack to
-    more than the file holds were not written by it."""
+    """Refuse a zip that does not hold plain tensors: a TorchScript archive, which holds code and which torch.load
+    would pass on to torch.jit.load, and a zip bomb. torch stores tensors uncompressed, so a file that unpacks to more
+    than its own size was not written by it."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    if any(entry.filename.split("/")[-1] == "constants.pkl" for entry in entries):  # torch's own mark of one
+    if any(entry.filename.split("/")[-1] == "constants.pkl" for entry in entries):  # how torch recognises one
         raise Lab4Error(
             f"checkpoint {path}: a TorchScript archive, which holds code; expected tensors and plain values"
         )
@@ -104,8 +104,8 @@ def _check_archive(path: Path) -> None:
 
 
 def check_like(own: Any, found: Any, where: str) -> None:
-    """Raise `Lab4Error` unless `found` is a tree of the same keys and lengths, and its tensors of the same shapes and
-    types, as `own`. Numbers may be others."""
+    """Raise `Lab4Error` unless `found` is a tree with the same keys and lengths as `own`, and with tensors of the same
+    shapes and types. Numbers may differ in value; where `own` has None, anything goes."""
 
     def refuse(what: str, expected: str) -> Lab4Error:
         return Lab4Error(f"{where} is {what}: expected {expected}")
@@ -141,8 +141,8 @@ def weights_file(
     run: str | None = None,
     scores: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What best.pt holds: weights, what is needed to build their model without the dataset, and how they scored:
-    `psnr` of `epoch` of the run with this fingerprint, and `scores`, the evaluation frame by frame."""
+    """The contents of best.pt: the weights, what it takes to build their model without the dataset, and how they
+    scored: `psnr` at `epoch` of the run with fingerprint `run`, and `scores`, the evaluation frame by frame."""
     return {
         "weights": weights,
         "model": model,
@@ -156,7 +156,7 @@ def weights_file(
 
 
 def check_weights(model: nn.Module, weights: Any, source: str) -> None:
-    """Raises `Lab4Error` that counts which names and shapes differ from the model's, and names the first."""
+    """Raises a `Lab4Error` that counts the names and shapes that differ from the model's and gives the first."""
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise Lab4Error(f"{source}: no dict of tensors where the weights should be")
     own = model.state_dict()
@@ -176,8 +176,8 @@ def check_weights(model: nn.Module, weights: Any, source: str) -> None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Put weights into a model, every name and shape checked first: a checkpoint of another model leaves this one
-    untouched. Raises `Lab4Error` as `check_weights`, and for numbers that are not finite."""
+    """Load weights into a model. Everything is checked first, so a checkpoint of another model leaves this one
+    untouched. Raises `Lab4Error` as `check_weights` does, and for numbers that are not finite."""
     check_weights(model, weights, source)
     try:
         for name, value in weights.items():
@@ -190,7 +190,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
 
 def build_with(part: Any, shapes: Sequence[tuple[int, ...]], weights: Any, source: str) -> nn.Module:
     """The model that a registered part builds for frames and conditions of these shapes, with these weights. They are
-    compared before anything is allocated: a file may claim any width. Raises `Lab4Error` that begins with `source`."""
+    checked before anything is allocated, since a file may claim any width. Raises a `Lab4Error` that begins with
+    `source`."""
     check_weights(plan_of(part, shapes, source), weights, source)
     model = part.build(*shapes)
     load_weights(model, weights, source)
@@ -198,8 +199,8 @@ def build_with(part: Any, shapes: Sequence[tuple[int, ...]], weights: Any, sourc
 
 
 def plan_of(part: Any, shapes: Sequence[tuple[int, ...]], source: str) -> nn.Module:
-    """The model that a part builds, without memory: names and shapes of its tensors. Raises `Lab4Error` that begins
-    with `source` where it cannot be built so, as one whose constructor reads a number back from a tensor."""
+    """The model that a part builds, on the meta device: names and shapes of its tensors, without memory. Raises a
+    `Lab4Error` that begins with `source` if that fails, as when its constructor reads a number back from a tensor."""
     try:
         with torch.device("meta"):
             return part.build(*shapes)
@@ -208,10 +209,10 @@ def plan_of(part: Any, shapes: Sequence[tuple[int, ...]], source: str) -> nn.Mod
 
 
 def bare_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The weights in a file that others published: bare, or as `{"state_dict": …, …}`, the form of the lab's
-    `{"state_dict", "optimizer", "lr", "tfr", "last_epoch"}` too. Raises `Lab4Error` for anything else.
+    """The weights in a file from elsewhere: bare, or as `{"state_dict": …, …}`, which includes the lab's
+    `{"state_dict", "optimizer", "lr", "tfr", "last_epoch"}`. Raises `Lab4Error` for anything else.
 
-    The lab's `optimizer` is, by a mistake in the lab's template, a second copy of the weights: it is left alone.
+    The lab's `optimizer` is ignored: by a mistake in the lab's template it is a second copy of the weights.
     """
     state = load(path)
     weights = state.get("state_dict", state)
@@ -221,8 +222,8 @@ def bare_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str) -> None:
-    """Raise `Lab4Error` unless `state` can be loaded into `optimizer`: torch itself takes a state of wrong shapes
-    and fails in the next step."""
+    """Raise `Lab4Error` unless `state` can be loaded into `optimizer`: torch itself accepts a state of the wrong
+    shapes and fails at the next step."""
     try:
         own = optimizer.state_dict()["param_groups"]
         found, moments = state["param_groups"], state["state"]
@@ -238,7 +239,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: Any, where: str) ->
 
 
 def like_moment(value: Any, parameter: Tensor) -> bool:
-    """Whether an optimizer can remember this of that parameter: a number, or a plain tensor of its shape."""
+    """Whether `value` can be optimizer state of this parameter: a number, or a dense tensor of its shape."""
     if not isinstance(value, Tensor):
         return True
     return value.layout == torch.strided and (value.numel() == 1 or value.shape == parameter.shape)

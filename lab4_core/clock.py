@@ -1,4 +1,4 @@
-"""Where a training run stands: which epoch, which batch, and what the schedules are told."""
+"""Where a training run stands: which epoch, which batch, and the counts that schedules are called with."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from lab4_core.config import Config
 from lab4_core.data.windows import Windows
 
-MINUTES_RESOLUTION = 10_000  # steps the schedules see in a run that is measured in minutes
+MINUTES_RESOLUTION = 10_000  # steps that the schedules see in a run measured in minutes
 
 
 @dataclass(frozen=True)
 class Position:
-    """epoch of epochs and step of steps are what schedules are called with; the batch is number `index` of pass
-    `pass_index` over `windows`."""
+    """Schedules are called with (epoch, epochs) or (step, steps); the batch is number `index` of pass `pass_index`
+    over `windows`."""
 
     epoch: int
     epochs: int
@@ -24,15 +24,15 @@ class Position:
     index: int
 
     def of(self, schedule) -> float:
-        """The value of a schedule here, counted in the schedule's own unit."""
+        """The value of a schedule at this position, which is counted in the schedule's own unit."""
         if schedule.unit == "epoch":
             return schedule(self.epoch, self.epochs)
         return schedule(self.step, self.steps)
 
 
 class Clock:
-    """A run is as long as its epochs, or as its `steps`, or as its `minutes`; in the latter two the epochs are
-    periods of equal length, and all schedules are stretched over them.
+    """The length of a run is given by its `epochs`, its `steps` or its `minutes`. With steps or minutes, the epochs
+    are periods of equal length, and all schedules are stretched over the run.
 
     Raises `Lab4Error` when no training clip is as long as a window.
     """
@@ -51,7 +51,7 @@ class Clock:
         self.total = cfg.steps or self._fast_steps + slow * self.full.batches_per_pass
 
     def fraction(self, step: int, seconds: float) -> float:
-        """How much of the run is done, in [0, 1] and beyond."""
+        """The share of the run that is done: 0 at the start, 1 or more at the end."""
         return seconds / (60 * self.cfg.minutes) if self.cfg.minutes else step / self.total
 
     def at(self, step: int, seconds: float) -> Position | None:
@@ -78,7 +78,7 @@ class Clock:
         return Position(epoch, self.cfg.epochs, at, steps, windows, pass_index, index)
 
     def peak(self, schedule) -> float:
-        """The largest value of a schedule over the run; in a very long one at every so many steps."""
+        """The largest value of a schedule over the run, sampled if the run is very long."""
         steps = MINUTES_RESOLUTION if self.cfg.minutes else self.total
         n = self.cfg.epochs if schedule.unit == "epoch" else steps
         return max(schedule(i, n) for i in range(0, n, max(1, n // MINUTES_RESOLUTION)))

@@ -1,7 +1,7 @@
 """What a run is: one frozen dataclass that notebooks, the command line, sweeps and checkpoints share.
 
-Defaults are the lab's own. A preset is a recipe (model and how it is trained), a profile is an amount
-of work; both are nothing but dicts of overrides, in `presets.py`.
+Defaults are the lab's own. A preset is a recipe (a model and how it is trained), a profile is an amount
+of work; both are just dicts of overrides, in `presets.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lab4_core.registry import check
 
 
 def opt(default: Any, help: str) -> Any:
-    """A field with the sentence that `--help` and the docs show for it."""
+    """A field with the sentence that `--help` shows for it."""
     return field(default=default, metadata={"help": help})
 
 
 def part(family: str, default: Any, help: str) -> Any:
-    """A field that holds a registered part (or a tuple of them). The default is a name or a dict."""
+    """A field that holds a registered part (or a tuple of them). The default is a name or a dict (or a tuple)."""
     return field(
         default_factory=lambda: (
             tuple(registry.build(family, d) for d in default)
@@ -39,13 +39,13 @@ def part(family: str, default: Any, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides what a run computes. Raises `Lab4Error` for a value of a wrong type or out of range.
+    """Everything that decides what a run computes. Raises `Lab4Error` for a value of the wrong type or out of range.
 
-    A part may be given as its name or as a dict with `kind`, a number as text.
+    A part may be given by name or as a dict with `kind`, and a number as text.
     """
 
-    name: str = opt("run", "a word for the run's folder")
-    seed: int = opt(0, "seed of weights, data order, noise and teacher-forcing draws")
+    name: str = opt("run", "name of the run, with which its folder's name begins")
+    seed: int = opt(0, "seed for weights, data order, noise and teacher-forcing draws")
 
     model: Annotated[Any, "model"] = part("model", "lab", "the network")
     data: Annotated[Any, "data"] = part("data", "dancer", "the dataset")
@@ -63,32 +63,32 @@ class Config:
 
     detach: bool = opt(True, "cut the gradient at the previous prediction before it is fed back")
     grad_clip: float = opt(1.0, "largest gradient norm; 0 does not clip")
-    skip_nonfinite: int = opt(0, "steps whose loss or gradient is not finite to leave out before the run stops")
+    skip_nonfinite: int = opt(0, "how many steps with a non-finite loss or gradient to skip before the run stops")
 
     hold_out: int | None = opt(None, "train without this training clip (0, 1, ...) and validate on it instead of val")
 
     n_past: int = opt(1, "given frames at the start of a clip")
-    n_frames: int = opt(16, "frames of a training clip, the given ones included")
+    n_frames: int = opt(16, "frames in a training clip, including the given ones")
     windows: Literal["fixed", "random"] = opt(
-        "fixed", "fixed: clips one after the other, no overlap; random: start anywhere, never across a known cut"
+        "fixed", "fixed: consecutive windows, no overlap; random: starting anywhere, never across a known cut"
     )
-    shuffle: bool = opt(False, "fixed windows in a new order every epoch")
+    shuffle: bool = opt(False, "put fixed windows in a new order every epoch")
     batch_size: int = opt(2, "clips in a batch")
-    epochs: int = opt(70, "epochs; with steps or minutes set, the number of periods the schedules see and the log has")
+    epochs: int = opt(70, "epochs; with steps or minutes set, the number of equal periods in the schedules and the log")
     steps: int | None = opt(None, "train for this many optimizer steps; the schedules are stretched over them")
     minutes: float | None = opt(None, "train for this many minutes of wall time; the schedules are stretched over them")
-    partial: float = opt(1.0, "share of the training frames to use, from the first on")
+    partial: float = opt(1.0, "share of the training frames to use, counted from the first")
     fast_partial: float = opt(0.4, "share of the training frames used during the fast epochs")
-    fast_epochs: int = opt(0, "first epochs that use only fast_partial of the frames")
+    fast_epochs: int = opt(0, "how many epochs at the start use only fast_partial of the frames")
 
     eval_every: int = opt(1, "epochs between evaluations on the validation clip; 0 evaluates only at the end")
-    eval_frames: int = opt(630, "frames of an evaluation clip, the given ones included")
+    eval_frames: int = opt(630, "frames in an evaluation clip, including the given ones")
     keep: Literal["best", "last"] = opt(
-        "best", "weights of the result: the best of the evaluations on val, or those of the last step"
+        "best", "which weights to keep: those that scored best on val, or those of the last step"
     )
-    eval_samples: int = opt(1, "rollouts with different z averaged per clip in the reported score")
+    eval_samples: int = opt(1, "rollouts with different z per clip, whose scores are averaged")
     psnr: Literal["frame", "channel"] = opt(
-        "frame", "PSNR of a frame: of its whole error, or of R, G and B apart and then their mean (the BAIR lab)"
+        "frame", "PSNR of a frame: from the error of all its values, or the mean of those of R, G and B (the BAIR lab)"
     )
     z_scale: float = opt(1.0, "standard deviation of z at test time (1: the prior itself)")
     save_every: int = opt(1, "epochs between checkpoints")
@@ -136,11 +136,11 @@ class Config:
         return Config.from_dict({**self.to_dict(), **values})
 
     def fingerprint(self, digest: str = "") -> str:
-        """12 hex digits of what the run computes: the configuration without its name, and the data's own digest.
+        """12 hex digits that identify what the run computes, from its configuration and the data's own digest.
 
-        Two runs with one fingerprint are one run: `train` returns the finished one instead of repeating it.
-        Where the data lie does not count (their content does), nor does the machine; nor does what only decides
-        whether a run stops, so that one which stopped at a loss that is not finite can go on with more skips.
+        Runs with the same fingerprint are the same run: `train` returns the finished one instead of repeating it.
+        The name, the location of the data (unlike their content), the device and the interval of checkpoints do not
+        count. Nor does `skip_nonfinite`, so that a run which stopped at a non-finite loss can go on with more skips.
         """
         apart = ("name", "device", "data", "save_every", "skip_nonfinite")
         values = {k: v for k, v in self.to_dict().items() if k not in apart}
@@ -148,20 +148,20 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def code(self) -> str:
-        """12 hex digits of the files that the parts of this configuration are written in. It is no part of the
-        fingerprint: it says of a finished run whether the code has changed since."""
+        """12 hex digits of the source files of this configuration's parts. Not included in the fingerprint: it shows
+        whether their code has changed since a run finished."""
         parts = [getattr(self, f.name) for f in dataclasses.fields(self) if "family" in f.metadata]
         flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
         files = {inspect.getmodule(type(p)): None for p in flat}
-        texts = [Path(m.__file__).read_bytes() for m in files if getattr(m, "__file__", None)]  # a cell has none
+        texts = [Path(m.__file__).read_bytes() for m in files if getattr(m, "__file__", None)]  # cells have none
         return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
 def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides on overrides, the later the stronger.
+    """Merge overrides; later ones win.
 
-    A part set to another kind forgets what was said of the old one; naming the kind it already has changes nothing.
-    `annealing.kind` is `annealing`, by its longer name. A length in steps or minutes takes the place of an earlier one.
+    A part set to another kind loses the values of the old one; naming the kind it already has changes nothing.
+    `annealing.kind` is a longer name for `annealing`. A length in steps or minutes replaces an earlier one.
     """
     families = {f.name: f.metadata["default"] for f in dataclasses.fields(Config) if "family" in f.metadata}
     values: dict[str, Any] = {}
@@ -179,7 +179,7 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_keys(values: Any) -> Mapping[str, Any]:
-    """Overrides are a mapping whose keys are names; a notebook's parameters may be anything."""
+    """The overrides, checked to be a mapping whose keys are text: a notebook's parameters may be anything."""
     if not isinstance(values, Mapping):
         raise Lab4Error(f"overrides = {values!r}: expected a mapping such as {{'annealing': 'monotonic'}}")
     for key in values:
@@ -195,7 +195,7 @@ def _kind(part: Any) -> Any:
 def merge(values: dict[str, Any]) -> dict[str, Any]:
     """Fold `part.field` keys into the dict of their part: `annealing.cycles` becomes an entry of `annealing`.
 
-    A key without a dot sets the whole part first, in whatever order the keys come.
+    A key without a dot sets the whole part and comes first, whatever the order of the keys.
     """
     fields = {f.name: f for f in dataclasses.fields(Config)}
     merged = {k: v for k, v in checked_keys(values).items() if "." not in k}

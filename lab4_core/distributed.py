@@ -1,12 +1,13 @@
-"""Training by several processes, one for each GPU, as torchrun starts them:
+"""Training in several processes, one per GPU, started by torchrun:
 
     torchrun --nproc_per_node 2 -m lab4_core.cli train --preset lab --data ROOT
 
 Every process holds the whole model and the whole dataset, draws the same batch and computes its share of the clips;
-DistributedDataParallel averages the gradients (Li et al. 2020, arXiv 2006.15704). So a step is the step that one
-process would take with the whole batch, and a run may be resumed with another number of processes.
+DistributedDataParallel averages the gradients (Li et al. 2020, arXiv 2006.15704). So, but for the noise that strategies
+draw within it, a step is the one a single process would take with the whole batch, and a run may be resumed with a
+different number of processes.
 
-The first process alone writes into the run's folder. The others work in a copy that is thrown away.
+Only the first process writes to the run's folder. The others work in a temporary copy.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from lab4_core.errors import Lab4Error
 
 
 def size() -> int:
-    """Processes that train together; 1 where torchrun started none."""
+    """The number of processes that train together; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes and prints. Known before and after the training too."""
+    """Whether this process is the one that writes and prints. Also valid before and after training."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
 def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, for the time of the body. device: of the configuration; GPUs
-    are only asked for where it is one.
+    """For the duration of the body, join the processes that torchrun started, if any. device: the configuration's;
+    GPUs are used only if it names them or is auto.
 
-    Raises `Lab4Error` for a batch that they cannot share, for fewer GPUs than processes, and when one of the others is
-    lost: whatever was saved last is whole then.
+    Raises `Lab4Error` for a batch that cannot be shared evenly, for fewer GPUs than processes, and when another process
+    is lost; the last checkpoint is whole then.
     """
     count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if count == 1 or not dist.is_torchelastic_launched() or size() > 1:
@@ -57,7 +58,7 @@ def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
             raise Lab4Error(f"nproc_per_node: expected at most {torch.cuda.device_count()}, the GPUs of this machine")
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-    # torchrun ends the others with SIGTERM as soon as one is lost: they still have to say so, and have 30 s for it
+    # as soon as one process is lost, torchrun sends SIGTERM to the others, which then have 30 s to report it
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         yield
@@ -71,7 +72,7 @@ def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
 
 
 def lost(error: BaseException) -> str | None:
-    """What to say of an error that means that another process is gone; None of any other error."""
+    """The message for an error that means another process is gone; None for any other error."""
     if size() == 1 or not isinstance(error, RuntimeError):
         return None
     if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)):
@@ -85,11 +86,11 @@ def lost(error: BaseException) -> str | None:
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[Path]:
-    """The run's folder for the process that leads; for each of the others a copy that it may write to, in silence."""
+    """The run's folder for the leading process; for each of the others a copy to write to, with stdout silenced."""
     if size() == 1:
         yield folder
     elif leads():
-        dist.barrier()  # the others have their copies
+        dist.barrier()  # until the others have their copies
         yield folder
     else:
         with tempfile.TemporaryDirectory(prefix="lab4-") as temporary, open(os.devnull, "w") as nowhere:
@@ -102,7 +103,7 @@ def own_folder(folder: Path) -> Iterator[Path]:
 
 
 def latest(seconds: float) -> float:
-    """The largest value any process has: all go by one clock, or they would end at different steps."""
+    """The largest value in any process: all must go by one clock, or they would end at different steps."""
     if size() == 1:
         return seconds
     value = torch.tensor(seconds, dtype=torch.float64)
@@ -111,26 +112,26 @@ def latest(seconds: float) -> float:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether it is true in any process."""
+    """Whether the flag is true in any process."""
     return bool(latest(float(flag)))
 
 
 def share(clips: int) -> slice:
-    """The clips of a batch that are this process's. A batch that does not divide (the last of a pass) is computed by
-    every process in whole: the mean of equal gradients is that gradient."""
+    """This process's clips of a batch. A batch that cannot be divided evenly (the last of a pass) is computed whole by
+    every process: the mean of equal gradients is that gradient."""
     each, rest = divmod(clips, size())
     return slice(None) if rest or size() == 1 else slice(each * dist.get_rank(), each * (dist.get_rank() + 1))
 
 
 def averaging(model: nn.Module) -> Callable[..., Any]:
-    """`model.unroll`, whose gradients are averaged over the processes as they come."""
+    """`model.unroll`, with gradients averaged over the processes during the backward pass."""
     if size() == 1:
         return model.unroll
     return nn.parallel.DistributedDataParallel(_Unroll(model), broadcast_buffers=False)
 
 
 class _Unroll(nn.Module):
-    """DistributedDataParallel listens to `forward` alone."""
+    """Needed because DistributedDataParallel wraps only `forward`."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -141,7 +142,7 @@ class _Unroll(nn.Module):
 
 
 def mean(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scalars as their means over the processes."""
+    """The means of scalars over the processes."""
     if size() == 1:
         return terms
     values = torch.stack([v.detach().float() for v in terms.values()])
@@ -150,7 +151,7 @@ def mean(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, through which the gradient flows back to all of them."""
+    """The sum of a tensor over the processes; gradients flow back through it to all of them."""
     return x if size() == 1 else _Total.apply(x)
 
 

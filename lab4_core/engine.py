@@ -29,10 +29,10 @@ from lab4_core.scores import Score
 from lab4_core.trackers import Trackers
 from lab4_core.training import Learner, build_model
 
-LOG_EVERY = 10  # optimizer steps between "step" records, and between looks at the loss on a GPU
-SAVE_SECONDS = 60  # a long epoch is saved on the way
+LOG_EVERY = 10  # optimizer steps between "step" records, and on a GPU between checks that the loss is finite
+SAVE_SECONDS = 60  # between checkpoints within a long epoch
 TERMS = ("loss", "mse", "kld", "grad_norm")
-NOTHING = dict.fromkeys((*TERMS, "beta", "tfr"), math.nan)  # the means of an epoch whose every step was skipped
+NOTHING = dict.fromkeys((*TERMS, "beta", "tfr"), math.nan)  # the means of an epoch in which every step was skipped
 
 
 def train(
@@ -42,13 +42,14 @@ def train(
     data: VideoData | None = None,
     loggers: tuple[str, ...] = (),
 ) -> Run:
-    """Load or train: the finished run of this configuration and data if there is one, else train it.
+    """Load or train: return the finished run of this configuration and data if there is one, else train it.
 
-    resume: "auto" goes on from the last checkpoint, "never" forgets it and begins anew. loggers: "tensorboard",
-    "wandb" (offline). Ctrl-C (or the notebook's stop button), SIGTERM and SIGHUP end the run after the current step,
-    saved, and the partial run is returned; calling again goes on. A resumed run computes bit for bit what it would have
-    computed in one go (on a GPU: under `torch.use_deterministic_algorithms(True)`). Raises `Lab4Error` for whatever the
-    user can put right, a loss that is not finite among it: the run is then marked as failed with the reason.
+    resume: "auto" continues from the last checkpoint, "never" discards it and starts over. loggers: "tensorboard",
+    "wandb" (offline). Ctrl-C (or the notebook's stop button), SIGTERM and SIGHUP save the run after the current step,
+    and the partial run is returned; calling again continues it. Unless it is measured in minutes, a resumed run
+    computes bit for bit what an uninterrupted one would have (on a GPU: under
+    `torch.use_deterministic_algorithms(True)`). Raises `Lab4Error` for whatever the user can fix, including a loss that
+    is not finite; the run is then marked as failed, with the reason.
     """
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
@@ -60,7 +61,7 @@ def train(
 
 
 def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers: tuple[str, ...]) -> Run:
-    if resume == "auto" and run.finished and run.whole:  # without the lock: its folder may be one to be read only
+    if resume == "auto" and run.finished and run.whole:  # without the lock: its folder may be read-only
         if runlog.of_other_code(run.result, cfg) and distributed.leads():
             print(f"lab4: note: {run.dir.name} was trained before the code of its parts changed; it is not trained "
                   "again unless asked to: resume = never", file=sys.stderr)  # fmt: skip
@@ -80,7 +81,7 @@ def _load_or_train(run: Run, cfg: Config, data: VideoData, resume: str, loggers:
 
 
 class _Training:
-    """A run in the making. What is not in `learner` or in the fields saved by `save` is a pure function of them."""
+    """A run in progress. Whatever is not in `learner` or in the fields that `save` saves is a pure function of them."""
 
     def __init__(self, cfg: Config, data: VideoData, run: Run, loggers: tuple[str, ...]):
         self.cfg, self.data, self.run = cfg, data, run
@@ -101,18 +102,18 @@ class _Training:
         self.saved_at = time.monotonic()
 
     def restore(self) -> int:
-        """Take up the newest checkpoint that is whole; 0 where there is none, else what `take` returns."""
+        """Restore the newest whole checkpoint and return what `take` returns; 0 if there is none."""
         log_size = checkpoint.load_newest(self.run.dir, runlog.STATES, self.take, self.device)
         if log_size is not None:
             with suppress(OSError):
-                (self.run.dir / "result.json").unlink()  # of the attempt that ended here
+                (self.run.dir / "result.json").unlink()  # left by the attempt that ended here
             self.adopt_best()
             return log_size
-        runlog.reset(self.run)  # what has no checkpoint beside it belongs to no step
+        runlog.reset(self.run)  # without a checkpoint, other files belong to no step
         return 0
 
     def take(self, state: dict[str, Any], path: Path) -> int:
-        """Put a checkpoint into place, all of it checked first. Returns the size of the metrics file beside it."""
+        """Restore a checkpoint, after checking all of it. Returns the size of the metrics file when it was saved."""
         where = f"checkpoint {path}"
         if state.get("run") != self.fingerprint:
             raise Lab4Error(f"{where}: of the run {state.get('run')!r}: expected one of {self.fingerprint!r}")
@@ -131,8 +132,8 @@ class _Training:
         return state["log_size"]
 
     def adopt_best(self) -> None:
-        """best.pt may be newer than the checkpoint (killed between the two) or gone: it, and nothing remembered of it,
-        says what the best is. scores.npz is its copy that needs no torch."""
+        """Read the best score from best.pt, not from the checkpoint: the file may be newer (killed between the two) or
+        gone. scores.npz is the copy of its scores that can be read without torch."""
         self.best = {"psnr": -math.inf, "epoch": -1}
         try:
             state = checkpoint.load(path := self.run.dir / "best.pt")
@@ -224,7 +225,7 @@ class _Training:
             self.record("step", at.epoch)
 
     def record(self, kind: str, epoch: int) -> dict[str, Any]:
-        """The means since the last record of this kind, logged and forgotten."""
+        """Log the means since the last record of this kind, and start new sums."""
         sums = self.sums[kind]
         n = max(1, sums.pop("n"))
         entry = {"kind": kind, "epoch": epoch, "step": self.step, **{k: float(v) / n for k, v in sums.items()},
@@ -244,7 +245,7 @@ class _Training:
         progress.line(f"{text}  {self.seconds:.0f} s")
 
     def evaluate(self, epoch: int, tick: Callable[[int, int], None] = lambda done, total: None) -> Score:
-        """Score the present weights on the validation clips, log it, keep the weights if they are the best."""
+        """Score the current weights on the validation clips, log it, and save them if `cfg.keep` says so."""
         self.watch.check()
         self.eval_model.load_state_dict(self.learner.eval_weights())
         begun = time.monotonic()
@@ -261,7 +262,7 @@ class _Training:
         return score
 
     def finish(self, progress: Progress, stop_requested: Callable[[], bool]) -> Run:
-        """The last evaluation, and the result. Nothing is saved after it: a run killed here evaluates once more."""
+        """The last evaluation and the result. No checkpoint follows: a run killed here evaluates again when resumed."""
 
         def tick(done: int, total: int) -> None:
             if stop_requested():

@@ -1,4 +1,4 @@
-"""The one error type a user meets, and the sentence it is made of."""
+"""The one error type that users see, and the form of its message."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 
 class Lab4Error(ValueError):
-    """Something the user can put right: a path, a name, a value, a file.
+    """Something the user can fix: a path, a name, a value, a file.
 
     The message always names the thing, the value that was found and what was expected.
-    Mistakes of the programmer are `assert`s and keep their traceback.
+    Programming errors are `assert`s and keep their traceback.
     """
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> Lab4Error:
-    """The error for a name that does not exist, with the nearest name that does."""
+    """The error for a name that does not exist; it suggests the nearest one that does."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -21,14 +21,14 @@ from lab4_core.scores import Score
 from lab4_core.strategies import correction
 
 LOWER_IS_BETTER = ("lpips",)
-AT_ONCE = 64  # clips that are predicted as one batch: thousands, as BAIR has them, would not fit the memory
+AT_ONCE = 64  # clips predicted as one batch: thousands, as in BAIR, would not fit in memory
 
 
 def clip_batch(
     clips: Clips, frames: int, device: torch.device, which: slice = slice(None)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clips as one batch (N, T, …) of floats: their first `frames` frames, or as many as the shortest has.
-    which: only these of the clips."""
+    """Clips as one batch (N, T, …) of floats: their first `frames` frames, or as many as the shortest clip has.
+    which: the clips to take."""
     t = min(frames, *(b - a for a, b in clips.spans))
     x = torch.stack([clips.frames[a : a + t] for a in clips.starts[which]])
     c = torch.stack([clips.cond[a : a + t] for a in clips.starts[which]])
@@ -36,8 +36,8 @@ def clip_batch(
 
 
 def check_lengths(clips: Clips, cfg: Config, split: str) -> None:
-    """Raises `Lab4Error` when a clip has nothing after the given frames, or pictures too small to be scored: better
-    before the training than after it."""
+    """Raises `Lab4Error` when a clip has nothing after the given frames, or frames too small to be scored: better
+    before training than after it."""
     shortest = min(b - a for a, b in clips.spans)
     if shortest <= cfg.n_past:
         raise Lab4Error(f"{split}: clips of {shortest} frames; expected more than n_past = {cfg.n_past}")
@@ -55,7 +55,7 @@ def predict_clips(
     seed: int = 0,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> torch.Tensor:
-    """`rollout` as a run does it: with the z, the arithmetic and the strategies of its configuration."""
+    """`rollout` with the z_scale, the precision and the strategies of a run's configuration."""
     how = {"seed": seed, "z_scale": cfg.z_scale, "correct": correction(cfg.strategies, rollouts=True), "tick": tick,
            "dtype": accel.pick_precision(cfg.precision, past.device)}  # fmt: skip
     predict = partial(rollout, model, **how)
@@ -78,9 +78,9 @@ def score_model(
 ) -> Score:
     """Predict every clip from its first `n_past` frames and its conditions, z ~ N(0, I), and score each frame.
 
-    The true frames after the given ones are used for nothing but the score. With several samples the score is
-    the mean of theirs; each clip's best sample, the papers' measure, stands beside it. lpips, fvd: the `Lpips` and the
-    `Fvd` to score with too, where their weights are at hand. The protocol says all of this.
+    The true frames after the given ones are used only for scoring. With several samples the score is the mean of
+    theirs; that of each clip's best sample, the papers' measure, is reported beside it. lpips, fvd: an `Lpips` and an
+    `Fvd` to score with as well, if their weights are available. The protocol records all of this.
     """
     check_lengths(clips, cfg, split)
     n, n_past, samples = len(clips.starts), cfg.n_past, cfg.eval_samples if samples is None else samples
@@ -91,7 +91,7 @@ def score_model(
             more = {} if lpips is None else {"lpips": lpips(pred, true).cpu().numpy()}
         return {**frame_scores(pred, true, cfg.psnr), **more}
 
-    runs, still = [], []  # of each batch of clips: the scores of every sample, and those of the baselines
+    runs, still = [], []  # for each batch of clips: the scores of every sample, and those of the baselines
     features: dict[str, list[torch.Tensor]] = {}  # of whole clips, for FVD
     for begin in range(0, n, AT_ONCE):
         truth, cond = clip_batch(clips, cfg.eval_frames, device, slice(begin, begin + AT_ONCE))
@@ -138,13 +138,13 @@ def score_model(
 
 
 def _best(scores: np.ndarray, lowest: bool) -> np.ndarray:
-    """(samples, N, S) -> (N, S): of each clip the sample of the best mean."""
+    """(samples, N, S) -> (N, S): for each clip, the sample with the best mean."""
     means = scores.mean(2)
     return scores[means.argmin(0) if lowest else means.argmax(0), np.arange(scores.shape[1])]
 
 
 def _distances(fvd: Any, features: dict[str, list[torch.Tensor]]) -> dict[str, float]:
-    """The FVD of every predictor from the truth."""
+    """The FVD of every predictor against the truth."""
     whole = {name: torch.cat(parts) for name, parts in features.items()}
     truth = whole.pop("truth", None)
     return {name: fvd.distance(found, truth) for name, found in whole.items()}

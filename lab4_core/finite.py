@@ -11,8 +11,8 @@ from lab4_core.errors import Lab4Error
 
 
 class FiniteWatch:
-    """`add` the terms of every step; `check` looks at those since the last look. Whoever keeps something (a
-    checkpoint, the best weights) looks first, so that what is kept is good."""
+    """`add` the terms of every step; `check` examines those added since the last check. Check before saving anything
+    (a checkpoint, the best weights), so that what is saved is good."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, dict[str, Tensor], float, Sequence[int]]] = []
@@ -22,7 +22,7 @@ class FiniteWatch:
         self._steps.append((step, terms, beta, starts))
 
     def check(self) -> None:
-        """Raises `Lab4Error` that names the first bad step, its terms, beta and windows, and what to try."""
+        """Raises a `Lab4Error` that names the first bad step, its terms, beta and windows, and what to try."""
         steps, self._steps = self._steps, []
         for step, terms, beta, starts in steps:
             numbers = {name: float(value) for name, value in terms.items()}

@@ -14,8 +14,8 @@ from lab4_core.graphs import Graphs, Tensors
 from lab4_core.models.base import Feed, VideoPredictor
 from lab4_core.registry import check
 
-BLOCK = 16  # steps whose conditions are encoded together, and which a GPU is given as one recording
-RECORD_FROM = 8 * BLOCK  # steps: recording costs as much as a few blocks
+BLOCK = 16  # steps whose conditions are encoded together, and which a GPU replays as one recording
+RECORD_FROM = 8 * BLOCK  # steps; for fewer, recording does not pay: it costs as much as a few blocks
 
 
 @torch.no_grad()
@@ -33,12 +33,12 @@ def rollout(
 ) -> Tensor:
     """Predict T - n_past frames of B clips, each from the one before.
 
-    past (B, n_past, C, H, W) in [0, 1]; cond (B, T, …) floats, one condition a frame: what a model is told of further
-    frames is put together here -> (B, T - n_past, C, H, W), not clipped: what the model computes is what it is fed,
-    unless `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is
-    in eval mode meanwhile. z_scale is the standard deviation of z (1: the prior; 0: its mean). dtype: the arithmetic
-    inside the model, fp32 or bf16; the frames are fp32 either way. `tick(done, total)` is called after every block of
-    steps. graphs: what makes the recordings of blocks; by default a long rollout on a GPU has them.
+    past (B, n_past, C, H, W) in [0, 1]; cond (B, T, …) floats, one condition per frame (a model's `cond_offsets` are
+    gathered here) -> (B, T - n_past, C, H, W), not clipped: each prediction is fed back as computed, unless
+    `correct(x_pred, x_last)`, both (B, C, H, W), changes it on the way. The model is in eval mode meanwhile.
+    z_scale: the standard deviation of z (1: the prior; 0: its mean). dtype: the arithmetic inside the model, fp32 or
+    bf16; the frames are fp32 either way. `tick(done, total)` is called after every block of steps. graphs: makes the
+    recordings of blocks; by default `Graphs` in a long rollout on a GPU, else none.
     """
     check(0 <= seed < 2**63, "seed", seed, "0 or more, less than 2 to the power of 63")
     was_training = model.training
@@ -54,11 +54,11 @@ def rollout(
             x, frames = past[:, -1], []
             for begin in range(n_past, total, BLOCK):
                 block = told(model, cond, begin, min(begin + BLOCK, total)).transpose(0, 1)
-                steps = len(block)  # the draws of a block come before it: a recording makes none
+                steps = len(block)  # drawn before the block: a recording draws nothing
                 z = torch.stack([
                     torch.randn(b, *model.latent_shape, generator=noise, device=past.device) for _ in range(steps)
                 ]).mul_(z_scale)  # fmt: skip
-                # the first block brings the state to the shape in which it stays, the last one may be shorter
+                # not the first block, after which the state keeps its form, nor a last one that is shorter
                 take = recorded if recorded and begin > n_past and steps == BLOCK else _steps
                 made, x, state = take(model, x, state, block, z, correct)
                 frames.append(made)
@@ -69,8 +69,8 @@ def rollout(
 
 
 def _steps(model: VideoPredictor, x: Tensor, state: Any, cond: Tensor, z: Tensor, correct: Feed | None):
-    """k steps from x (B, C, H, W), with their conditions (k, B, …) and z (k, B, …): the predictions (k, B, C, H, W),
-    the last one as it is fed back, and the state behind them."""
+    """k steps from x (B, C, H, W), with conditions (k, B, …) and z (k, B, …). Returns the predictions
+    (k, B, C, H, W), the last one as it is fed back, and the state after them."""
     c, b, frames = model.encode_cond(cond.flatten(0, 1)), len(x), []
     for t in range(len(cond)):
         x_last = x
@@ -81,8 +81,8 @@ def _steps(model: VideoPredictor, x: Tensor, state: Any, cond: Tensor, z: Tensor
 
 
 def _recorded(model: VideoPredictor, correct: Feed | None, graphs: Callable[..., Graphs]) -> Callable[..., Any]:
-    """`_steps` as recordings, for one rollout: as long as it lasts, weights stay where they are, and so do those that
-    autocast has cast."""
+    """`_steps` as recordings, for one rollout: while it lasts, the weights and autocast's copies of them keep their
+    addresses."""
 
     def flat(state: Any) -> tuple[Tensors, Any]:
         leaves, form = tree_flatten(state)
@@ -104,8 +104,8 @@ def _recorded(model: VideoPredictor, correct: Feed | None, graphs: Callable[...,
 
 
 def told(model: VideoPredictor, cond: Tensor, begin: int, end: int) -> Tensor:
-    """What the model is told for the frames begin .. end - 1 of clips with these conditions (B, T, C, …):
-    (B, end - begin, len(cond_offsets) * C, …)."""
+    """What the model gets for the frames begin .. end - 1 of clips with these conditions (B, T, C, …): those at its
+    `cond_offsets`, the clip's first and last repeated beyond its ends: (B, end - begin, len(cond_offsets) * C, …)."""
     index = torch.arange(begin, end, device=cond.device)
     return torch.cat([cond[:, (index + o).clamp(0, cond.shape[1] - 1)] for o in model.cond_offsets], dim=2)
 

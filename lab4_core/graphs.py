@@ -1,8 +1,8 @@
-"""Training steps and blocks of rollouts as CUDA graphs: recorded once, then started by one launch for thousands.
+"""Training steps and blocks of rollouts as CUDA graphs: recorded once, then replayed with one launch, not thousands.
 
-What a recording sees is frozen: addresses of tensors and every Python number. So whatever changes from step to step
-comes in as a tensor and is copied to where the recording looks for it, and results are copied out before the next
-replay overwrites them. What decides which operations run (the path) belongs to the key of the recording.
+A recording freezes the addresses of tensors and every Python number. So whatever changes from step to step comes in as
+a tensor and is copied to the address that the recording reads, and results are copied out before the next replay
+overwrites them. Whatever decides which operations run (the path) belongs to the key of the recording.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # runs before recording, in which libraries choose their kernels and optimizers make their state
-WAITS = "synchronizing CUDA operation"  # torch's words for what `no_waiting` refuses
+WARM_UP = 3  # runs before recording, in which libraries choose their kernels and optimizers create their state
+WAITS = "synchronizing CUDA operation"  # in torch's message for what `no_waiting` refuses
 Tensors = dict[str, Tensor]
 
 
 class Recording(NamedTuple):
-    inputs: Tensors  # where the recording looks
-    outputs: Tensors  # where it leaves what it found
+    inputs: Tensors  # what the recording reads
+    outputs: Tensors  # what it writes
     replay: Callable[[], None]
 
 
 class Graphs:
-    """`body(inputs, path)` -> tensors by name, recorded once for every path and shapes of the inputs.
+    """`body(inputs, path)` -> tensors by name, recorded once for every path and every set of input shapes.
 
-    The body must begin with gradients of None, and must not wait for the GPU: one that does (a loss of one's own that
-    looks at a number) is not recorded but run as it is, which a note says once. `state` lists the tensors that it
-    changes in place (weights, buffers, the optimizer's memory; those that only the body makes begin at zero): running
-    the body to warm up leaves no trace in them. `rng` is what the body draws from: a replay draws on from where the
-    generator is then, as the body would. capture=False runs the body itself in place of a recording, on any device, so
-    that the rest can be tested without a GPU.
+    The body must start with gradients of None, and must not wait for the GPU: one that does (say, a custom loss that
+    reads a number back) is run as it is instead of being recorded, which one note reports. `state` lists the tensors
+    that it changes in place (weights, buffers, the optimizer's state; those that the body itself creates must start at
+    zero): the warm-up leaves no trace in them. `rng` is what the body draws from: a replay continues from where the
+    generator is at that time, as the body would. capture=False runs the body itself instead of a recording, on any
+    device, so that the rest can be tested without a GPU.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Graphs:
         self.forget()
 
     def forget(self) -> None:
-        """Recordings hold addresses: to be called when a tensor of the state was replaced by another."""
+        """To be called when a tensor of the state was replaced by another: recordings hold addresses."""
         self.recordings: dict[Hashable, Recording] = {}
         self.pool = torch.cuda.graph_pool_handle() if self.capture else None
         self.stream: torch.cuda.Stream | None = None
@@ -59,7 +59,7 @@ class Graphs:
     def __call__(self, inputs: Tensors, path: Hashable) -> Tensors:
         key = path, tuple((name, v.shape, v.dtype, v.stride()) for name, v in inputs.items())
         if key not in self.recordings:
-            device = next(iter(inputs.values())).device  # streams and generators are made on the current one
+            device = next(iter(inputs.values())).device  # streams and generator states belong to the current one
             with torch.cuda.device(device) if self.capture else nullcontext():
                 self.recordings[key] = self.record(inputs, path)
         recording = self.recordings[key]
@@ -72,7 +72,7 @@ class Graphs:
         own = {name: value.clone() for name, value in inputs.items()}
         with no_trace(self.state, self.rng):
             if self.capture:
-                self.capture = self._warmed_up(own, path)  # where one path waits for the GPU, so will the others
+                self.capture = self._warmed_up(own, path)  # if one path waits for the GPU, so will the others
             else:
                 self.body(own, path)
         if not self.capture:
@@ -87,7 +87,7 @@ class Graphs:
         return Recording(own, outputs, graph.replay)
 
     def _warmed_up(self, own: Tensors, path: Hashable) -> bool:
-        """Warm up; whether the body can be recorded, and where it cannot, a note that says which line waits."""
+        """Warm up. Returns whether the body can be recorded; if not, prints a note that says which line waits."""
         try:
             self._warm_up_aside(own, path)
         except RuntimeError as e:
@@ -99,8 +99,8 @@ class Graphs:
         return True
 
     def _warm_up_aside(self, own: Tensors, path: Hashable) -> None:
-        """On a stream of its own, as recording asks for. The last run raises where it waits for the GPU: in a recording
-        that would be an error that the process cannot be relied on to outlive."""
+        """Warm up on a separate stream, as recording requires. The last run raises where it waits for the GPU: while
+        recording, that error could leave the process unusable."""
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         try:
@@ -114,10 +114,10 @@ class Graphs:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Whatever has the host wait for the GPU raises a RuntimeError with `WAITS` in it."""
+    """Whatever makes the host wait for the GPU raises a RuntimeError with `WAITS` in it."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this mode of torch does not know every way to wait
+        warnings.simplefilter("ignore")  # that this mode does not detect every way to wait
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -133,8 +133,8 @@ def _note_once(where: str) -> None:
 
 @contextmanager
 def no_trace(state: Callable[[], list[Tensor]], rng: torch.Generator | None = None) -> Iterator[None]:
-    """The tensors of the state are afterwards what they were, and where they were; new ones are zero. The generator
-    goes back to where it was."""
+    """Afterwards the tensors of the state hold what they held, at the same addresses, and new ones are zero; the
+    generator is back where it was."""
     before = {id(v): (v, v.detach().clone()) for v in state()}
     draws = rng and rng.get_state()
     try:
@@ -149,8 +149,8 @@ def no_trace(state: Callable[[], list[Tensor]], rng: torch.Generator | None = No
 
 @contextmanager
 def recordable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Its step may be recorded in the body, with learning rates that are tensors; afterwards all is as it was, so a
-    checkpoint says nothing of graphs."""
+    """In the body, the optimizer's step may be recorded, with tensors as learning rates; afterwards its settings are
+    restored, so a checkpoint shows no trace of graphs."""
     before = [dict(group) for group in optimizer.param_groups]
     try:
         for group in optimizer.param_groups:

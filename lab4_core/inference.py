@@ -1,4 +1,4 @@
-"""What one does with a trained run: score it, roll it out, hand in its test clips."""
+"""What to do with a trained run: score it, roll it out, predict the test clips to hand in."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from lab4_core.runlog import Run
 from lab4_core.scores import Score
 from lab4_core.submission import write_submission
 
-SHOWN = 16  # test clips that `test` writes pictures of
-FPS = {"poses": 20.0, "actions": 8.0}  # the robot's clips are of 30 frames: a second and a half would show nothing
+SHOWN = 16  # test clips for which `test` writes pictures
+FPS = {"poses": 20.0, "actions": 8.0}  # the robot's clips have 30 frames: in a second and a half one would see nothing
 
 
 def load_run(folder: str | os.PathLike) -> Run:
-    """The run of a folder. Raises `Lab4Error` when it is none."""
+    """The run in a folder. Raises `Lab4Error` if the folder is not a run."""
     return Run(folder)
 
 
 def load_model(run: Run, device: str | torch.device = "auto") -> VideoPredictor:
-    """The best weights of a run in their model, in eval mode. Raises `Lab4Error` when there are none yet."""
+    """A run's model with its best weights, in eval mode. Raises `Lab4Error` if there are none yet."""
     device = accel.pick_device(str(device))
     path = run.dir / "best.pt"
     state = checkpoint.load(path, device)
@@ -67,16 +67,16 @@ def evaluate(
     fvd: str | os.PathLike | None = None,
     single: bool = False,
 ) -> Score:
-    """Score the best weights of a run on the clips of a split: "val", "train", or "test" where the dataset has the
-    truth of its test clips. frames: of a clip, the given ones included (30 is 2 -> 28); else as the run says. single:
-    of each clip one rollout, where a strategy of the run would average several (`averaged_views`).
+    """Score the best weights of a run on the clips of a split: "val", "train", or "test" if the dataset has the truth
+    of its test clips. n_samples (rollouts of each clip) and frames (of a clip, including the given ones: 30 is 2 -> 28)
+    default to the run's. single: one rollout where a strategy of the run would average several (`averaged_views`).
 
     lpips, fvd: files with the weights of these measures (`lpips.load_lpips`, `fvd.load_fvd`). They are not part of this
-    project and are never downloaded; without them the protocol says so. See `evaluation.score_model`."""
+    project and never downloaded; the protocol says when they are missing. See `evaluation.score_model`."""
     if split not in ("val", "train", "test"):
         raise Lab4Error(f"split = {split!r}: expected 'val', 'train' or 'test'")
     data = data or load_data(run.config)
-    if data.digest == (run.result.get("data") or {}).get("digest"):  # the run's own data: what it left out stays out
+    if data.digest == (run.result.get("data") or {}).get("digest"):  # the run's own data: a held-out clip stays so
         data = left_out(data, run.config)
     clips = _known(data) if split == "test" else data.val if split == "val" else data.train
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
@@ -115,9 +115,9 @@ def _known(data: VideoData) -> Clips:
 
 
 def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto") -> torch.Tensor:
-    """Free-running prediction of one clip: (T, C, H, W) in [0, 1] on the CPU, the given frames included.
+    """Free-running prediction of one clip: (T, C, H, W) in [0, 1] on the CPU, including the given frames.
 
-    first (n_past, C, H, W), or (C, H, W) where that is one; cond (T, …), pose images or numbers. Images as uint8 or
+    first (n_past, C, H, W), or (C, H, W) if n_past is 1; cond (T, …), pose images or numbers. Images are uint8 or
     floats in [0, 1], tensors or arrays.
     """
     model = load_model(run, device)
@@ -137,7 +137,7 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
 
 
 def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, device: str = "auto") -> Video:
-    """`predict` as a video that shows itself: prediction, the truth where it is known, and the pose, side by side."""
+    """`predict` as a video that displays itself: prediction, ground truth if given, and pose images, side by side."""
     predicted, psnr = predict(run, first, cond, seed, device), None
     n_past, poses = len(first) if torch.as_tensor(first).dim() == 4 else 1, torch.as_tensor(cond).dim() == 4
     panels = {"prediction": predicted}
@@ -153,7 +153,7 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
 
 
 def _psnr(run: Run, predicted: torch.Tensor, truth: Any, n: int) -> list[float]:
-    """dB of each frame of one clip after the n given ones, by the run's measure."""
+    """PSNR (dB) of each frame of one clip after the n given ones, by the run's definition."""
     truth = to_float(torch.as_tensor(truth))
     return psnr_per_frame(predicted[None, n:], truth[None, n : len(predicted)], run.config.psnr)[0].tolist()
 
@@ -161,11 +161,11 @@ def _psnr(run: Run, predicted: torch.Tensor, truth: Any, n: int) -> list[float]:
 def test(
     run: Run, data: VideoData | None = None, out: str | os.PathLike | None = None, seed: int = 0, device: str = "auto"
 ) -> list[Path]:
-    """Predict every test clip and write what the lab hands in: for clip i `pred_seq<i>.gif` and its film strip
-    `pred_seq<i>.png` (of the first 16 clips), from poses with the pose and `submission.csv`, from actions with the
-    ground truth at the left and `psnr.csv`, the dB of every frame of every clip. Returns the paths.
+    """Predict every test clip and write what the lab asks for: for clip i (of the first 16) `pred_seq<i>.gif` and a
+    film strip, `pred_seq<i>.png`. From poses, the pictures show the pose, and `submission.csv` is written; if the truth
+    is known, it is on the left, and `psnr.csv` has the dB of every frame of every clip. Returns the paths.
 
-    out: a folder, by default `test/` in the run. Raises `Lab4Error` when the dataset has no test clips.
+    out: a folder, by default `test/` in the run. Raises `Lab4Error` if the dataset has no test clips.
     """
     data = data or load_data(run.config)
     if not data.test:
@@ -176,7 +176,7 @@ def test(
     given = [_given(clip, run.config.n_past) for clip in data.test]
     predictions: dict[int, torch.Tensor] = {}
     lengths = sorted({len(clip.cond) for clip in data.test})
-    for length in lengths:  # clips of one length are one batch
+    for length in lengths:  # clips of equal length are one batch
         some = [i for i, clip in enumerate(data.test) if len(clip.cond) == length]
         past = to_float(torch.stack([given[i] for i in some]).to(device))
         cond = to_float(torch.stack([data.test[i].cond for i in some]).to(device))
@@ -210,7 +210,7 @@ def test(
 
 
 def _given(clip: TestClip, n_past: int) -> torch.Tensor:
-    """The frames (n_past, C, H, W) that a test clip begins with."""
+    """The given frames (n_past, C, H, W) of a test clip."""
     frames = clip.first if clip.truth is None else clip.truth
     if len(frames) < n_past or len(clip.cond) <= n_past:
         raise Lab4Error(f"test clip {clip.name}: {len(frames)} known frames and {len(clip.cond)} conditions; expected "
@@ -224,7 +224,7 @@ def import_checkpoint(
     """A published checkpoint of the lab as a run that can be evaluated, tested and rolled out.
 
     overrides: fields of the configuration, such as `{"model.norm": "running"}` for weights trained with running
-    statistics. Raises `Lab4Error` for a file that could run code, is truncated, or is of another model.
+    statistics. Raises `Lab4Error` for a file that could run code, is truncated, or belongs to another model.
     """
     cfg = Config.from_dict({"name": "imported", "precision": "fp32", **(overrides or {})})
     weights = checkpoint.bare_weights(path)
@@ -241,7 +241,7 @@ def run_of(
     out: str | os.PathLike | None,
     result: Mapping[str, Any],
 ) -> Run:
-    """A model that was not trained here as a run like any other. shapes: of a frame and of its condition."""
+    """A run like any other for a model that was not trained here. shapes: of a frame and of its condition."""
     weights = model.state_dict()
     digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
     run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg, anew=True)

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, the notebook's stop button, a scheduler's SIGTERM, a closed terminal."""
+"""Requests to stop: Ctrl-C, the notebook's stop button, a scheduler's SIGTERM, a closed terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 
 class Stopped(Exception):
-    """Out of work that need not be finished, because everything before it is saved."""
+    """Raised to leave work that need not be finished, because everything before it is saved."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a request that is looked at between two steps,
-    so that no update is half done; a second one interrupts at once. One that is ignored (nohup) stays ignored. Only the
-    main thread can do this; elsewhere nothing changes."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a request to be checked between two steps, so
+    that no update is left half done; a second one interrupts at once. A signal that is ignored (nohup) stays ignored.
+    Only the main thread can do this; in other threads nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -1,4 +1,4 @@
-"""The blocks the models are made of. Names of sub-modules are those of the lab's published checkpoints."""
+"""The blocks the models are made of. Sub-module names are those of the lab's published checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.leaky_relu(self.conv1(x), inplace=True)
         h = F.leaky_relu(self.conv2(h), inplace=True)
-        # into the output that no backward pass asks for: an identity's is x, which is not ours
+        # in place into the 1x1's output, which no backward pass needs; an identity's is x itself, which is not ours
         return h + x if isinstance(self.skip, nn.Identity) else self.skip(x).add_(h)
 
 
@@ -53,11 +53,10 @@ class ConvFFN(nn.Module):
 
 
 class GatedConv(torch.autograd.Function):
-    """A 1x1 convolution of a * LeakyReLU_0.1(b), of the halves a, b of the channels: (N, 2c, H, W) -> (N, o, H, W).
+    """A 1x1 convolution of a * LeakyReLU_0.1(b), with a, b the halves of the channels: (N, 2c, H, W) -> (N, o, H, W).
 
-    The same as writing it down, but of what lies between nothing is copied or kept (the product is made again when
-    going backward): the widest tensors of the lab's model meet here, and moving them costs as much as its matrix
-    products.
+    The result is that of the plain expression, but no intermediate is copied or kept (the backward pass recomputes
+    the product): these are the widest tensors of the lab's model, and moving them costs as much as its matrix products.
     """
 
     @staticmethod
@@ -71,7 +70,7 @@ class GatedConv(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         a, b = x.chunk(2, dim=1)
-        of_x = torch.empty_like(x)  # both gradients are made in their place
+        of_x = torch.empty_like(x)  # both gradients are written straight into it
         of_a, of_b = of_x.chunk(2, dim=1)
         product = torch.ops.aten.leaky_relu.out(b, 0.1, out=of_a) * a
         grad, of_weight, of_bias = torch.ops.aten.convolution_backward(
@@ -96,9 +95,9 @@ class DepthConvBlock(nn.Module):
 class StepBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that normalises several steps at once, each by its own statistics.
 
-    The lab's loop calls BatchNorm once a step, on the B images of that step. Here the S*B images of all steps
-    come in one call, step by step, and the result is the same: statistics per group of B, and the running
-    averages as if the steps had come one after the other, in closed form:
+    The lab's loop calls BatchNorm once per step, on the B images of that step. Here the S*B images of all steps
+    come in one call, step after step, and the result is the same: statistics per group of B, and the running
+    averages as if the steps had come one after another, in closed form:
 
         r_S = (1 - m)^S r_0 + m sum_s (1 - m)^(S-1-s) stat_s
     """
@@ -108,9 +107,9 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         `groups` does not matter."""
         if not self.training:
             return super().forward(x)
-        if x.device.type == "cpu" and distributed.size() == 1:  # bound by memory: group after group, nothing is moved
+        if x.device.type == "cpu" and distributed.size() == 1:  # memory-bound: group by group, nothing is moved
             return torch.cat([super(StepBatchNorm2d, self).forward(group) for group in x.chunk(groups)])
-        return self.at_once(x, groups)  # bound by launches: one call for all groups
+        return self.at_once(x, groups)  # launch-bound: one call for all groups
 
     def at_once(self, x: Tensor, groups: int) -> Tensor:
         n, c, h, w = x.shape
@@ -125,7 +124,7 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         return y.reshape(n // groups, groups, c, h, w).transpose(0, 1).reshape(n, c, h, w)
 
     def _over_processes(self, apart: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-        """The same, each step's statistics taken over the images that all processes have of it."""
+        """The same, with each step's statistics taken over its images in all processes."""
         wide = apart.float()
         count = distributed.size() * wide[:, 0].numel()
         mean = distributed.total(wide.sum((0, 2, 3))) / count
@@ -150,8 +149,8 @@ def norm_act(c: int) -> nn.Sequential:
     """GroupNorm and SiLU: a normalisation that does not depend on the batch, so a rollout of one clip sees the
     statistics that training saw.
 
-    Groups of 16 channels (a size of table 3 in Wu and He 2018, arXiv 1803.08494), or the next larger number that
-    divides c: with fewer than a vector register holds, the channels-last kernel of a CPU is five times slower.
+    Groups of 16 channels (a size in table 3 of Wu and He 2018, arXiv 1803.08494), or the next larger size that
+    divides c: with fewer channels than a vector register holds, the CPU's channels-last kernel is five times slower.
     """
     groups = next(g for g in range(max(1, c // 16), 0, -1) if c % g == 0)
     return nn.Sequential(nn.GroupNorm(groups, c), nn.SiLU())
@@ -178,7 +177,7 @@ class PreActBlock(nn.Module):
 
 class Recurrent(nn.Module):
     """(S, B, i) -> (S, B, o): a linear embedding, then `layers` LSTM layers over the S steps. The state is
-    (hidden, cell), each (layers, B, o); None begins with zeros."""
+    (hidden, cell), each (layers, B, o); None starts from zeros."""
 
     def __init__(self, i: int, o: int, layers: int):
         super().__init__()
@@ -188,5 +187,5 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
         if not x.is_cuda:
             return self.lstm(self.embed(x), state)
-        with torch.autocast("cuda", enabled=False):  # under it cuDNN's LSTMs compute in fp16, whatever was asked for
+        with torch.autocast("cuda", enabled=False):  # under autocast, cuDNN's LSTMs compute in fp16 even for bf16
             return self.lstm(self.embed(x.to(self.embed.weight.dtype)), state)

@@ -1,4 +1,4 @@
-"""The evidence lower bound as the lab trains it: reconstruction + beta x KL, under both of its conventions.
+"""The evidence lower bound as the lab trains it: reconstruction + beta x KL, in each of the usual conventions.
 
 For one predicted frame, with the previous frame and the pose as condition c (Kingma and Welling 2014,
 arXiv 1312.6114, eq. 10; Sohn et al. 2015 for the condition):
@@ -23,7 +23,7 @@ HALF_GREY_LEVEL = 0.5 / 255
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-    """z = mu + sigma * eps, with eps ~ N(0, I) given from outside; any one shape. The gradient flows
+    """z = mu + sigma * eps, with eps ~ N(0, I) drawn by the caller; all of one shape. The gradient flows
     through mu and logvar, not through the draw (Kingma and Welling 2014, section 2.4)."""
     return mu + torch.exp(0.5 * logvar) * eps
 
@@ -41,10 +41,10 @@ def gaussian_kld(mu: Tensor, logvar: Tensor, mu_p: Tensor | None = None, logvar_
 class Loss:
     """Base of the registered losses."""
 
-    sums_over_steps = False  # True: the loss of some steps alone is their share of the loss of the clip
+    sums_over_steps = False  # True: a clip's loss is the sum of the losses of its steps, each computed alone
 
     def __init_subclass__(cls, **kwargs: Any):
-        """Each class answers for its own formula: what an heir adds may look across the steps."""
+        """`sums_over_steps` is not inherited: a subclass's formula may mix the steps."""
         super().__init_subclass__(**kwargs)
         cls.sums_over_steps = cls.__dict__.get("sums_over_steps", False)
 
@@ -55,7 +55,7 @@ class Loss:
         raise NotImplementedError
 
     def effective_beta(self, beta: float, pixels: int, n_latent: int) -> float | None:
-        """The KL's weight against the squared error summed over pixels; None where the loss knows no such weight."""
+        """The KL's weight against the squared error summed over pixels; None if the loss has no such weight."""
         return None
 
 
@@ -65,11 +65,12 @@ class Elbo(Loss):
     """Reconstruction and KL of a clip, both summed over its predicted frames.
 
     mse: "mean" over the pixels of a frame (the lab), "sum" over them, or "log": half the logarithm of a frame's mean.
-         That is the Gaussian likelihood in nats a pixel number with each frame's own best variance s^2 = MSE (Rybkin
-         et al. 2021, arXiv 2006.13202, eq. 8), and -1 / 8.69 of the frame's PSNR in dB: what the score averages.
+         Up to a constant, that is the negative Gaussian log-likelihood in nats per pixel value, with each frame's own
+         best variance s^2 = MSE (Rybkin et al. 2021, arXiv 2006.13202, eq. 8), and -1 / 8.69 of the frame's PSNR in
+         dB, which is what the score averages.
     kld: "sum" over the latent numbers of a frame (the lab) or "mean" over them.
-    l1: weight of the absolute error beside the squared one, reduced like it.
-    Clips are averaged either way.
+    l1: weight of the absolute error added to the squared one: its mean over pixels, or sum where `mse` is "sum".
+    Clips are averaged in every case.
     """
 
     mse: Literal["mean", "sum", "log"] = "mean"
@@ -88,7 +89,7 @@ class Elbo(Loss):
         mse = error.square().sum() / (pixels * clips)
         kl = kld.sum() / (clips * (n_latent if self.kld == "mean" else 1))
         reconstruction = mse
-        if self.mse == "log":  # the floor, an error of half a grey level, keeps a perfect frame from ruling the batch
+        if self.mse == "log":  # the floor, an error of half a grey level, keeps a perfect frame from dominating
             frame = error.square().flatten(2).mean(2)
             reconstruction = 0.5 * torch.log(frame + HALF_GREY_LEVEL**2).sum() / clips
         loss = reconstruction + beta * kl
@@ -97,7 +98,7 @@ class Elbo(Loss):
         return {"loss": loss, "mse": mse, "kld": kl}
 
     def effective_beta(self, beta: float, pixels: int, n_latent: int) -> float:
-        """The KL's weight against the squared error summed over pixels, with the KL summed over latents:
-        the conventions on one scale. 2 s^2 in the Gaussian likelihood above. With "log", where s^2 is each frame's
-        own, the KL's weight against that likelihood: 1 is the evidence lower bound itself."""
+        """The weight of the KL summed over latents against the squared error summed over pixels, which puts all
+        conventions on one scale: 2 s^2 in the Gaussian likelihood above. With "log", where s^2 is each frame's
+        own, it is the KL's weight against that likelihood: 1 is the evidence lower bound itself."""
         return beta * (1 if self.mse == "sum" else pixels) / (n_latent if self.kld == "mean" else 1)

@@ -1,6 +1,6 @@
-"""Moving and still pictures of clips: panels side by side, GIF, MP4, film strips, and `Video`, which shows itself.
+"""Moving and still pictures of clips: panels side by side, GIF, MP4, film strips, and `Video`, which displays itself.
 
-Everything here is numpy. A clip is (T, H, W, 3) uint8 once `to_uint8` has seen it; H and W are whatever they are.
+Everything here is numpy. After `to_uint8` a clip is (T, H, W, 3) uint8, with any H and W.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lab4_core.paths import replacing
 
 INK, PAPER, LINE = (40, 40, 40), (255, 255, 255), (190, 190, 190)
 GUTTER, TEXT_HEIGHT, FONT_SIZE = 6, 18, 13  # pixels of the finished picture
-SHOWN_FRAMES = 160  # a longer clip is thinned to about this many frames when it is inlined in a page
+SHOWN_FRAMES = 160  # a longer clip is thinned to about this many frames when it is embedded in a page
 
 
 def to_uint8(images: Any) -> np.ndarray:
@@ -32,7 +32,7 @@ def to_uint8(images: Any) -> np.ndarray:
     Floats are clipped before they become bytes: a prediction of 1.01 is white, not the black it would wrap to.
     Raises `Lab4Error` for another shape or type, and for NaN, naming the frame.
     """
-    channels_first = hasattr(images, "detach")  # torch; its dtypes that numpy lacks (bfloat16) go through float32
+    channels_first = hasattr(images, "detach")  # torch; dtypes that numpy lacks (bfloat16) go through float32
     if channels_first:
         images = images.detach().cpu()
         images = (images.float() if images.is_floating_point() else images).numpy()
@@ -68,7 +68,7 @@ def error_map(pred: Any, truth: Any, limit: float = 0.25) -> np.ndarray:
 
 
 def same_size(panels: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every panel through `to_uint8`; raises `Lab4Error` when there is none or two differ in frames or size."""
+    """Every panel through `to_uint8`; raises `Lab4Error` if there is none or two differ in length or size."""
     clips = {name: to_uint8(clip) for name, clip in panels.items()}
     if not clips:
         raise Lab4Error("no panel: expected at least one clip to show")
@@ -79,7 +79,7 @@ def same_size(panels: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
-    """(…, H, W, 3) by nearest neighbour, so that a pixel of the clip stays one visible square."""
+    """(…, H, W, 3) enlarged by nearest neighbour, so that a pixel of the clip stays one visible square."""
     return frames.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
@@ -106,7 +106,7 @@ def side_by_side(panels: Mapping[str, Any], scale: int = 4, notes: Sequence[str]
     """{"prediction": clip, "ground truth": clip, …} -> one captioned clip (T, H', W', 3) uint8.
 
     Each panel is enlarged `scale` times under its name; `notes` is a line per frame below them (see `frame_notes`).
-    Raises `Lab4Error` when the panels differ in size or there is not one note a frame.
+    Raises `Lab4Error` when the panels differ in size or there is not one note per frame.
     """
     clips = same_size(panels)
     n, h, w, _ = next(iter(clips.values())).shape
@@ -119,7 +119,7 @@ def side_by_side(panels: Mapping[str, Any], scale: int = 4, notes: Sequence[str]
     for i, name in enumerate(clips):
         x = GUTTER + i * pitch
         write(page, x + w // 2, TEXT_HEIGHT // 2, name)
-        page[TEXT_HEIGHT - 1 : TEXT_HEIGHT + h + 1, x - 1 : x + w + 1] = LINE  # a frame: white poses need an edge
+        page[TEXT_HEIGHT - 1 : TEXT_HEIGHT + h + 1, x - 1 : x + w + 1] = LINE  # a border: white poses need an edge
     frames = np.repeat(page[None], n, axis=0)
     for i, clip in enumerate(clips.values()):
         x = GUTTER + i * pitch
@@ -131,15 +131,15 @@ def side_by_side(panels: Mapping[str, Any], scale: int = 4, notes: Sequence[str]
 
 
 def chosen_frames(n_frames: int, n: int = 8, every: int | None = None) -> list[int]:
-    """The frames a film strip shows: each `every`-th, or `n` spread evenly from the first to the last."""
+    """The frames a film strip shows: every `every`-th, or `n` spread evenly from the first to the last."""
     if every is not None:
         return list(range(0, n_frames, every))
     return sorted({int(t) for t in np.linspace(0, n_frames - 1, n).round()})
 
 
 def film_strip(rows: Mapping[str, Any], n: int = 8, every: int | None = None, scale: int = 2, frames: Any = None):
-    """Still frames of clips, (H', W', 3) uint8: a labelled row a clip, a numbered column for each of `frames`, by
-    default those of `chosen_frames`."""
+    """Still frames of clips, (H', W', 3) uint8: a labelled row for each clip, a numbered column for each of `frames`,
+    by default those of `chosen_frames`."""
     clips = same_size(rows)
     length, h, w, _ = next(iter(clips.values())).shape
     columns = chosen_frames(length, n, every) if frames is None else list(frames)
@@ -161,10 +161,10 @@ def film_strip(rows: Mapping[str, Any], n: int = 8, every: int | None = None, sc
 
 
 def save_gif(path: Any, frames: Any, fps: float = 20) -> Path:
-    """A GIF that plays for ever (how it is kept small and calm: `gif.py`).
+    """Write a GIF that loops for ever (`gif.py` keeps it small and free of flicker).
 
     frames as in `to_uint8`. A GIF counts in 1/100 s: 20 fps is exact, 30 fps plays at 33. Frames in which nothing
-    changes are one longer frame in the file.
+    changes become one longer frame in the file.
     """
     frames = to_uint8(frames)
     if not 0 < fps <= 50:
@@ -175,7 +175,7 @@ def save_gif(path: Any, frames: Any, fps: float = 20) -> Path:
 
 
 def save_mp4(path: Any, frames: Any, fps: float = 20) -> Path:
-    """H.264 in yuv420p, which every browser plays; an odd height or width is padded by one line of its edge."""
+    """Write H.264 in yuv420p, which every browser plays; an odd height or width is padded by repeating its edge."""
     import imageio.v3 as iio
 
     frames = to_uint8(frames)
@@ -193,7 +193,7 @@ def save_mp4(path: Any, frames: Any, fps: float = 20) -> Path:
 
 
 def png_bytes(picture: np.ndarray, colours: int = 0) -> bytes:
-    """An (H, W, 3) uint8 picture as a PNG file; of so many colours at most, a few grey levels beside the true ones."""
+    """An (H, W, 3) uint8 picture as a PNG file; reduced to at most `colours`, a few grey levels off, if it is not 0."""
     out, drawn = io.BytesIO(), Image.fromarray(picture)
     (drawn.quantize(colours, Image.Quantize.MAXCOVERAGE) if colours else drawn).save(out, "PNG", optimize=True)
     return out.getvalue()
@@ -204,7 +204,7 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def figure_html(content: bytes, mime: str, alt: str, caption: str) -> str:
-    """One HTML figure that carries its picture: nothing to load, alt text and caption escaped."""
+    """One HTML figure with its picture embedded: nothing to load, alt text and caption escaped."""
     alt, src, fit = html.escape(alt, quote=True), data_uri(content, mime), 'style="max-width:100%"'
     if mime.startswith("video/"):
         media = f'<video autoplay loop muted playsinline controls aria-label="{alt}" {fit} src="{src}">{alt}</video>'
@@ -216,11 +216,11 @@ def figure_html(content: bytes, mime: str, alt: str, caption: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A clip in one or more panels that shows itself in a notebook and in what nbconvert makes of it.
+    """A clip in one or more panels that displays itself in a notebook and in what nbconvert makes of it.
 
     panels: name -> clip, the prediction first; kept as (T, H, W, 3) uint8. psnr: dB of the frames from n_past on, to be
-    written under them; of: whose (`metrics.psnr_per_frame`). embed: how a page carries it. every: a page shows each
-    `every`-th frame; by default, which the caption says, some 160 frames. `save` always writes all frames.
+    written under them; of: of what (`metrics.psnr_per_frame`). embed: its format in a page. every: a page shows every
+    `every`-th frame; by default it thins a clip to some 160 (the caption says so). `save` always writes all frames.
     """
 
     panels: Mapping[str, Any]
@@ -251,11 +251,11 @@ class Video:
 
     @property
     def frames(self) -> np.ndarray:
-        """The first panel, the prediction: (T, H, W, 3) uint8, as the model made it."""
+        """The first panel, the prediction: (T, H, W, 3) uint8, at the model's own size."""
         return next(iter(self.panels.values()))
 
     def composed(self, every: int = 1) -> np.ndarray:
-        """Each `every`-th frame of all panels side by side with captions: (T', H', W', 3) uint8."""
+        """Every `every`-th frame of all panels side by side with captions: (T', H', W', 3) uint8."""
         notes = frame_notes(len(self), self.psnr, self.n_past)[::every]
         return side_by_side({name: clip[::every] for name, clip in self.panels.items()}, self.scale, notes)
 
@@ -277,9 +277,9 @@ class Video:
         raise Lab4Error(f"{path}: expected a name that ends in .gif, .mp4 or .png")
 
     def to_html(self) -> str:
-        """The clip as one HTML figure, thinned to each `every`-th frame."""
+        """The clip as one HTML figure, thinned to every `every`-th frame."""
         every = self.every or -(-len(self) // SHOWN_FRAMES)
-        fps = max(self.fps / every, min(self.fps, 10.0))  # below 10 a second motion falls apart: play faster instead
+        fps = max(self.fps / every, min(self.fps, 10.0))  # below 10 fps motion falls apart: play faster instead
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"clip.{self.embed}"
             (save_gif if self.embed == "gif" else save_mp4)(file, self.composed(every), fps)
@@ -296,5 +296,5 @@ class Video:
         return figure_html(content, "image/gif" if self.embed == "gif" else "video/mp4", alt, caption + ".")
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
-        # text/html first of all: nbconvert drops a bare image/gif; the strip is for Markdown and PDF, a quarter in size
+        # text/html first: nbconvert drops a bare image/gif; the strip is for Markdown and PDF, a quarter of the bytes
         return {"text/html": self.to_html(), "image/png": png_bytes(self.strip(), 256), "text/plain": repr(self)}

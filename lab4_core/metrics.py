@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_PSNR = 100.0  # of identical frames, instead of infinity: means stay finite
+MAX_PSNR = 100.0  # for identical frames, instead of infinity: means stay finite
 SSIM_WINDOW = 11  # pixels
 
 
 def psnr_per_frame(pred: Tensor, truth: Tensor, of: str = "frame") -> Tensor:
     """(N, T, C, H, W) in [0, 1] -> (N, T) decibel: 10 log10(1 / MSE) of each frame, at most 100 dB.
 
-    of: "frame" takes the MSE over all its numbers (the pose lab, Kaggle); "channel" takes that of each channel and then
-    the mean of their decibels (the BAIR lab and Denton and Fergus 2018), which is never lower.
+    of: "frame" takes the MSE over all values of a frame (the pose lab, Kaggle); "channel" averages the decibels of its
+    channels (the BAIR lab and Denton and Fergus 2018), which is never lower.
 
     Predictions are clipped to [0, 1] first, as they are when they become images. The mean over frames is a mean
     of decibels, as on the lab's leaderboard, not the decibels of a mean error.
@@ -28,7 +28,7 @@ def psnr_per_frame(pred: Tensor, truth: Tensor, of: str = "frame") -> Tensor:
 
 def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = SSIM_WINDOW, sigma: float = 1.5) -> Tensor:
     """(N, T, C, H, W) in [0, 1] -> (N, T), 1 for identical frames. Gaussian window, mean over channels and
-    over the places where the window fits (Wang et al. 2004, eq. 13, K1 = 0.01, K2 = 0.03)."""
+    over the positions where the window fits (Wang et al. 2004, eq. 13, K1 = 0.01, K2 = 0.03)."""
     x, y = pred.float().clamp(0, 1).flatten(0, 1), truth.float().flatten(0, 1)
     c = x.shape[1]
     at = torch.arange(window, dtype=torch.float32, device=x.device) - (window - 1) / 2
@@ -49,16 +49,16 @@ def ssim_per_frame(pred: Tensor, truth: Tensor, window: int = SSIM_WINDOW, sigma
 
 
 def brightness_per_frame(pred: Tensor, truth: Tensor) -> Tensor:
-    """Mean of a predicted frame less that of the true one, (N, T, C, H, W) -> (N, T) in units of the range [0, 1]: a
-    rollout that fades or darkens moves away from 0."""
+    """Mean of a predicted frame minus that of the true one, (N, T, C, H, W) -> (N, T) on the scale [0, 1]: a rollout
+    that fades or darkens drifts away from 0."""
     return pred.float().clamp(0, 1).flatten(2).mean(2) - truth.float().flatten(2).mean(2)
 
 
 def baseline_frames(truth: Tensor, n_past: int = 1) -> dict[str, Tensor]:
-    """What two predictors that know nothing of the condition give for the frames n_past.. of (N, T, C, H, W).
+    """What two predictors that ignore the condition give for the frames n_past.. of (N, T, C, H, W).
 
-    repeat_first repeats the last given frame for ever; copy_previous copies the *true* previous frame, which
-    no rollout has: it says how much moves from one frame to the next.
+    repeat_first repeats the last given frame throughout; copy_previous copies the *true* previous frame, which
+    no rollout has: it shows how much changes from one frame to the next.
     """
     return {
         "repeat_first": truth[:, n_past - 1 : n_past].expand_as(truth[:, n_past:]),

@@ -1,4 +1,4 @@
-"""Muon: momentum whose update of each weight matrix is made orthogonal; AdamW for everything that is no matrix.
+"""Muon: momentum whose update of each weight matrix is orthogonalised; AdamW for everything that is not a matrix.
 
 Keller Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale of the update, which
 lets both halves share one learning rate, is that of Liu et al. 2025, arXiv 2502.16982, eq. 4.
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-STEPS = 5  # of the iteration below; more change nothing that the training would notice
+STEPS = 5  # of the iteration below; more make no difference to training
 LINEAR = 3.4445  # its first coefficient
 
 
 class Muon(torch.optim.Optimizer):
-    """Every parameter of two dimensions or more is taken as a matrix (first, all the rest): a kernel (o, i, h, w) as
-    (o, i h w), as the authors do. One whose first dimension is 1, like the weights that belong to places, becomes a
-    single row, whose orthogonal update is its normalised gradient."""
+    """Every parameter of two or more dimensions is treated as a matrix (first, all the rest): a kernel (o, i, h, w) as
+    (o, i h w), as the authors do. One whose first dimension is 1, like the compact model's weights per place, becomes a
+    single row, whose orthogonalised update is its normalised momentum."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, betas, weight_decay: float):
         parameters = list(parameters)
@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             updates = self._matrices(group) if group["matrices"] else self._vectors(group)
             for p, update in updates:
-                # alpha=, which is a number, would ask a learning rate on a GPU for its value
+                # alpha= takes a Python number: a learning rate on a GPU would have to be read back
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update * group["lr"])
 
     def _vectors(self, group: dict) -> Iterator[tuple[Tensor, Tensor]]:
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
             yield p, _adam(p, self.state[p], group)
 
     def _matrices(self, group: dict) -> Iterator[tuple[Tensor, Tensor]]:
-        """Matrices of one shape are made orthogonal together: a model has many of a few shapes."""
+        """Matrices of equal shape are orthogonalised together: a model has many, of few shapes."""
         alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for p in (p for p in group["params"] if p.grad is not None):
             momentum = _momentum(p, self.state[p], group).flatten(1)
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _momentum(p: Tensor, state: dict, group: dict) -> Tensor:
-    """Nesterov's: the mean of the gradients as it will be after the next step, were its gradient this one again."""
+    """Nesterov's: the running mean of the gradients as it would be after one more step with the same gradient."""
     if not state:
         state["momentum"] = torch.zeros_like(p)
     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
@@ -72,12 +72,12 @@ def _adam(p: Tensor, state: dict, group: dict) -> Tensor:
 
 
 def orthogonal(m: Tensor) -> Tensor:
-    """About U V^T of each m (N, R, C) = U S V^T, singular values between 0.7 and 1.2, by an iteration of nothing but
-    products (Newton-Schulz of degree 5 with the coefficients of the authors).
+    """About U V^T of each m (N, R, C) = U S V^T, with singular values between 0.7 and 1.2, by an iteration of matrix
+    products alone (Newton-Schulz of degree 5 with the authors' coefficients).
 
-    Under autocast it computes in bf16, as the authors do: the error is smaller than what the iteration leaves. In fp32
-    the same polynomials are found on x x^T alone, which is small where a matrix is wide, as kernels are: less than half
-    of the work. That squares the singular values, for which bf16 has not the digits.
+    Under autocast it computes in bf16, as the authors do: rounding errs less than the iteration itself. In fp32 the
+    same polynomials are evaluated on x x^T alone, which is small where a matrix is wide, as kernels are: less than half
+    the work. That squares the singular values, for which bf16 has too few digits.
     """
     x = m.mT if m.shape[-2] > m.shape[-1] else m
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -96,7 +96,7 @@ def _iterated(x: Tensor) -> Tensor:
 
 
 def _product(a: Tensor) -> Tensor:
-    """What the iteration multiplies x by, all steps together, from a = x x^T (N, R, R): a step takes x to p x, with a
+    """What all steps of the iteration together multiply x by, from a = x x^T (N, R, R): a step takes x to p x, with a
     polynomial p of a, and so a to p a p."""
     product = None
     for step in range(STEPS):

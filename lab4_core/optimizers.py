@@ -1,4 +1,4 @@
-"""Optimizers by name, each with the learning rate it is known to work with here."""
+"""Optimizers by name, with default learning rates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Optimizer:
 @register("optimizer", "adam")
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015); the lab's."""
+    """Adam (Kingma and Ba 2015), the lab's optimizer."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -62,7 +62,7 @@ class AdamW(Optimizer):
 @register("optimizer", "rmsprop")
 @dataclass(frozen=True, kw_only=True)
 class RMSprop(Optimizer):
-    """RMSprop (Hinton 2012, lecture 6), as report_002 proposes to compare."""
+    """RMSprop (Hinton 2012, lecture 6), which report_002 proposes for comparison."""
 
     alpha: float = 0.99
     momentum: float = 0.0
@@ -86,8 +86,8 @@ class SGD(Optimizer):
 @register("optimizer", "muon")
 @dataclass(frozen=True, kw_only=True)
 class MuonAdamW(Optimizer):
-    """Muon for the kernels, AdamW for biases and norms (Jordan et al. 2024; see `muon.py`), with one learning rate of
-    AdamW's size for both."""
+    """Muon for the kernels, AdamW for biases and norms (Jordan et al. 2024; see `muon.py`), with one learning rate, of
+    a size usual for AdamW, for both."""
 
     momentum: float = 0.95
     beta1: float = 0.9

@@ -10,9 +10,9 @@ from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.registry import check
 
-# For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights. Every clip begins with
-# a frame from elsewhere, so that the pose has to be read; for some the reference is the frame just before, so that what
-# has not moved is copied; and people are moved to places where no clip shows them.
+# For two CPU cores: a U-Net CVAE at a fraction of the FLOPs, short random windows, EMA weights. Every window starts
+# with a frame from elsewhere, so that the pose has to be read; for some the reference is the frame just before, so that
+# what has not moved is copied; and people are moved to places where no clip shows them.
 FROM_ELSEWHERE = ["ema", "input_noise", {"kind": "distant_start", "share": 1.0, "near": 0.2}]
 COMPACT: dict[str, Any] = {
     "model": "compact",
@@ -36,29 +36,30 @@ SCRATCH = COMPACT | {
     "eval_every": 10,
     "keep": "last",
 }
-# Twice the windows of half as many predictions: two frames in a row are nearly one, so a step sees twice as many poses.
-# Every window then is one prediction from a frame elsewhere, and none continues another: a rollout, whose input is its
-# own frame of just before, has it easier than the training.
+# Twice as many windows of half as many predictions: consecutive frames are nearly alike, so a step sees twice as many
+# poses. Every window is then a single prediction from a frame elsewhere, and none continues another: training is harder
+# than a rollout, whose input is its own frame from just before.
 SINGLE_STEPS: dict[str, Any] = {"n_frames": 2, "batch_size": 20}
-# What the score averages, the dB of each frame: a squared error is for the few frames that are hard to predict, people
-# close to the camera and half outside. For a long training, or one that does not begin from nothing.
+# The loss is what the score averages, the dB of each frame: a squared error mostly serves the few frames that are hard
+# to predict, of people close to the camera and half outside. For long training, or training that starts from trained
+# weights.
 DECIBELS: dict[str, Any] = {"loss.mse": "log", "loss.l1": 0.0, "beta": 0.05}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The lab as it is handed out: every default of Config.
+    # The lab as handed out: every default of Config.
     "lab": {},
     "compact": COMPACT,
-    # The same, wider and for longer: half an hour and more on two CPU cores. Its last weights count: the validation
-    # clip of the lab is nearly static, and the best of many looks at it would be the weights that copy most.
-    # It begins with the weights of the model that comes along, which has learnt to draw the synthetic dancer. Its
-    # rollouts are averages, so it is looked at less often.
+    # The same, wider and for longer: half an hour or more on two CPU cores. It keeps its last weights: the lab's
+    # validation clip is nearly static, and the best of many evaluations on it would be the weights that copy most.
+    # It starts from the weights of the shipped model, which has learnt to draw the synthetic dancer. Its rollouts
+    # average several views, so it is evaluated less often.
     "best": SCRATCH
     | SINGLE_STEPS
     | DECIBELS
     | {"strategies": ["warm_start", *SCRATCH["strategies"], "averaged_views"], "eval_every": 25},
-    # From random weights, under the loss and on the windows of compact: how that model was begun.
+    # From random weights, with the loss and the windows of compact: how the shipped model was begun.
     "best-scratch": SCRATCH,
-    # For a GPU: twice as wide, five times the windows a step.
+    # For a GPU: twice as wide, five times as many windows per step.
     "best-gpu": SCRATCH
     | SINGLE_STEPS
     | DECIBELS
@@ -69,8 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 2000,
         "eval_every": 100,
     },
-    # The lab's earlier version, 22.2 M parameters, for as long as its defaults say, 300 epochs of 600 iterations;
-    # learning rate, cycles and the epoch from which teacher forcing decays are those of report_001.
+    # The lab's earlier version, 22.2 M parameters, for as long as its defaults say, 300 epochs of 600 iterations; the
+    # learning rate, the cycles and the epoch at which teacher forcing starts to decay are those of report_001.
     "svg-lab": {
         "model": "svg",
         "batch_size": 12,
@@ -90,8 +91,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_frames": 12,
         "psnr": "channel",
     },
-    # The same idea for two CPU cores: folded pixels in the stead of the fine VGG stages, short clips, a mask that
-    # copies what does not move.
+    # The same idea for two CPU cores: folded pixels instead of the fine VGG stages, short clips, a mask that copies
+    # what does not move.
     "svg-compact": {
         "model": {
             "kind": "svg",
@@ -101,7 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "rnn_size": 128,
             "output": "mask",
             "fold": 4,
-            # metres and radians of the BAIR data, to numbers that count beside the vector's
+            # scale BAIR's metres and radians to numbers that count next to those of the frame's vector
             "cond_mean": [0, 0, 0, 0, 0.55, 0, 0.2],
             "cond_std": [0.007, 0.007, 0.03, 0.2, 0.012, 0.018, 0.004],
         },
@@ -123,11 +124,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# A model's conditions decide what data it needs: (variable with their root, kind of the data there, kind without one).
+# A model's conditions decide what data it needs: (variable with the root, kind of data there, kind without a root).
 SOURCES = {"poses": ("LAB4_DATA", "lab4", "dancer"), "actions": ("BAIR_DATA", "bair", "robot")}
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # what it prints is compared, so its arithmetic is that of every processor
+    # its output is compared, so it uses the arithmetic that every processor has
     "smoke": {"precision": "fp32", "steps": 150, "epochs": 10, "eval_every": 0, "eval_frames": 120},
     "demo": {"steps": 1000, "epochs": 20, "eval_every": 5},
     "full": {},
@@ -140,10 +141,10 @@ def load_config(
     data: str | os.PathLike | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Config:
-    """The configuration a command or notebook means: defaults, then preset, profile, dataset and overrides.
+    """The configuration of a command or notebook: defaults, then preset, profile, dataset and overrides.
 
-    data: a folder in the layout that the model needs, or of the dataset that the overrides name; without it
-    `$LAB4_DATA`, and without that the synthetic dancer; for the svg model `$BAIR_DATA` and the robot twin. Raises
+    data: a folder in the layout that the model needs, or in that of the dataset that the overrides name; by default
+    `$LAB4_DATA`, else the synthetic dancer; for the svg model `$BAIR_DATA`, else the synthetic robot. Raises
     `Lab4Error` for an unknown profile, preset or key.
     """
     if not isinstance(profile, str) or profile not in PROFILES:
@@ -156,22 +157,22 @@ def load_config(
     if data and kind != there and not hasattr(registry.part_class("data", kind), "root"):
         raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {kind!r}: expected one of them")
     root = os.path.expanduser(data or os.environ.get(variable) or "")
-    if os.path.isdir(root):  # a run is looked at from other folders too
+    if os.path.isdir(root):  # a run is read from other folders too
         root = os.path.abspath(root)
     dataset = {"data": {"kind": kind if data else there, "root": root} if root else made_here}
     if data and isinstance(named, dict):
         overrides = {**overrides, "data": {**named, "root": root}}
     amount = dict(PROFILES[profile])
     if amount.get("eval_frames", 0) > PRESETS[preset].get("eval_frames", 630):
-        del amount["eval_frames"]  # a profile shortens an evaluation and does not lengthen it
+        del amount["eval_frames"]  # a profile may shorten an evaluation, never lengthen it
     return Config.from_dict(layer({"name": preset}, PRESETS[preset], amount, dataset, overrides or {}))
 
 
 def source(preset: str, overrides: dict[str, Any] | None = None) -> tuple[str, str, str]:
-    """Where the data of a configuration come from: an entry of `SOURCES`."""
+    """Where a configuration's data come from: an entry of `SOURCES`."""
     if not isinstance(preset, str) or preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     model = layer(PRESETS[preset], overrides or {}).get("model", "lab")
     kind = model.get("kind") if isinstance(model, dict) else model
-    known = isinstance(kind, str) and kind in registry.kinds("model")  # what else it may be, Config refuses
+    known = isinstance(kind, str) and kind in registry.kinds("model")  # Config refuses anything else
     return SOURCES[registry.part_class("model", kind).conditions if known else "poses"]

@@ -1,4 +1,4 @@
-"""Progress that suits where it is shown: a bar in a notebook or a terminal, one line an epoch everywhere else."""
+"""Progress in the form that suits the place: a bar in a notebook or a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import suppress
 
 
 class Progress:
-    """`update(fraction, text)` as often as one likes, `line(text)` for what should stay, `close()`."""
+    """`update(fraction, text)` as often as you like, `line(text)` to print where there is no bar, `close()`."""
 
     def __init__(self, title: str):
         self.title, self._last = title, 0.0
-        self._begin: tuple[float, float] | None = None  # when, and with what share done: a training may go on
+        self._begin: tuple[float, float] | None = None  # when, and with what share done: a resumed run starts midway
         self._bar = _notebook_bar() or _terminal_bar()
 
     def update(self, fraction: float, text: str = "") -> None:
@@ -22,7 +22,7 @@ class Progress:
             self._last = now
             spent, made = now - self._begin[0], fraction - self._begin[1]
             left = f"{_clock(spent * (1 - fraction) / made)} left" if made > 0.01 and fraction <= 1 else ""
-            with suppress(OSError):  # whoever watched is gone: no reason to stop
+            with suppress(OSError):  # nobody is watching any more: no reason to stop
                 self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
 
     def line(self, text: str) -> None:
@@ -55,8 +55,8 @@ def _terminal_bar():
 
 
 def _notebook_bar():
-    """One output that is replaced, so a saved notebook keeps only the last state; no widget, whose state an export
-    would lose."""
+    """One output, updated in place, so a saved notebook keeps only the last state. Not a widget: an export would lose
+    its state."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     if not shell or not hasattr(shell, "kernel"):
         return None

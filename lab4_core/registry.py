@@ -7,8 +7,8 @@
         def __call__(self, step, total_steps) -> float: ...
 
 The part is then `{"kind": "cosine", "fraction": 0.5}` in JSON, in papermill parameters and on the
-command line, and nothing else has to be edited: of a family that is a package (models, data, strategies) every file
-is imported when a name of it is first asked for, and so is every file that $LAB4_PARTS names.
+command line, and nothing else has to be edited: in a family that is a package (models, data, strategies), every file
+is imported when a name is first looked up, and so is every file that $LAB4_PARTS names.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _parts: dict[str, dict[str, type]] = {family: {} for family in FAMILIES}
 
 
 def register(family: str, kind: str):
-    """Class decorator: make a frozen dataclass known as `kind` of `family`. A cell that is run again takes the place of
-    what it said before; a name that another file has is taken."""
+    """Class decorator: register a frozen dataclass as `kind` of `family`. A notebook cell that is run again replaces
+    its earlier class; a name that another file has registered cannot be reused."""
     assert family in FAMILIES, f"no family {family!r}"
 
     def add(cls: type) -> type:
         assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, f"{cls} must be a frozen dataclass"
-        for name, hint in hints(cls).items():  # here, where its author sees it
+        for name, hint in hints(cls).items():  # here, where the author sees it
             assert readable(hint), f"{cls.__name__}.{name}: {hint}: expected {READABLE}"
         if not cls.__module__.startswith("lab4_core."):
-            kinds(family)  # the built-in ones have their names first
+            kinds(family)  # the built-in parts take their names first
         there = _parts[family].get(kind, cls)
         assert there.__module__ == cls.__module__, f"{family} {kind!r} is {there.__module__}.{there.__name__} already"
         cls.family, cls.kind = family, kind
@@ -76,8 +76,8 @@ def kinds(family: str) -> list[str]:
 
 
 def own_files() -> list[str]:
-    """The files with parts of one's own that $LAB4_PARTS names, separated as in $PATH. From now on they are named there
-    with their whole paths: kernels and the points of a sweep inherit the variable and work in other folders."""
+    """The user's own files with parts, which $LAB4_PARTS names, separated as in $PATH. The paths in the variable are
+    made absolute: kernels and the points of a sweep inherit it and work in other folders."""
     paths = [os.path.abspath(os.path.expanduser(p)) for p in os.environ.get(OWN, "").split(os.pathsep) if p]
     if paths:
         os.environ[OWN] = os.pathsep.join(paths)
@@ -85,7 +85,7 @@ def own_files() -> list[str]:
 
 
 def _import_file(path: str) -> None:
-    """Import a Python file by its path, once. Raises `Lab4Error` where that fails, naming the line."""
+    """Import a Python file by its path, once. Raises `Lab4Error` if that fails, naming the line."""
     if any(getattr(module, "__dict__", {}).get("__file__") == path for module in list(sys.modules.values())):
         return
     name = f"lab4_parts_{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()[:8]}"
@@ -103,7 +103,7 @@ def _import_file(path: str) -> None:
 
 
 def readable(hint: Any) -> bool:
-    """Whether `coerce` can make a field of this type of what is typed."""
+    """Whether `coerce` can turn what a user types into a field of this type."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return len(options) == 2 and type(None) in options and all(o is type(None) or readable(o) for o in options)
@@ -150,7 +150,7 @@ def plain(value: Any) -> Any:
 
 
 def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
-    """A dataclass from plain values, with each name and type checked (int is taken for float)."""
+    """A dataclass from plain values, with each name and type checked (an int is accepted for a float)."""
     types_of = hints(cls)
     for name in values:
         if name not in types_of:
@@ -167,7 +167,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`, or a `Lab4Error` that names both. Strings of numbers are numbers
+    """`value` converted to the type `hint`, or a `Lab4Error` that names both. A number may be given as text
     (papermill and the command line pass text)."""
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
@@ -206,7 +206,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             if isinstance(value, str):
                 return value
         elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-            return value  # by way of a float a large one would become another number
+            return value  # by way of float, a large one would change
         elif not isinstance(value, bool) and isinstance(value, (int, float, str)):
             number = float(value)
             if hint is float and number == number and abs(number) != float("inf"):
@@ -219,6 +219,6 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def check(ok: bool, where: str, value: Any, expected: str) -> None:
-    """The one sentence for a value out of range."""
+    """Raise the `Lab4Error` for a value out of range unless it is `ok`."""
     if not ok:
         raise Lab4Error(f"{where} = {value!r}: expected {expected}")

@@ -1,9 +1,10 @@
-"""A run's directory: what it was asked, what it logged, what came out. Reading one needs no torch.
+"""A run's directory: its configuration, its log, its results. Reading one needs no torch.
 
 runs/<name>-<fingerprint>/  config.json  metrics.jsonl  result.json  scores.npz  last.pt  previous.pt  best.pt
 
-Every file is written beside its place and moved there when it is whole; metrics.jsonl is appended to, and cut back to
-where the checkpoint saw it when a run is resumed. So a run can be killed at any instant, and read at any other.
+Every file is written beside its final place and moved there when it is whole; metrics.jsonl is appended to, and cut
+back to its length at the checkpoint when a run is resumed. So a run can be killed at any instant, and read at any
+other.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from lab4_core.errors import Lab4Error
 from lab4_core.paths import remove_leftovers, replacing, runs_dir, write_text
 from lab4_core.scores import Score
 
-STATES = ("last.pt", "previous.pt")  # the state of the training, the newest first
-COMPUTED = ("result.json", *STATES, "best.pt", "scores.npz", "metrics.jsonl")  # in the order they may be deleted in
+STATES = ("last.pt", "previous.pt")  # the state of training, newest first
+COMPUTED = ("result.json", *STATES, "best.pt", "scores.npz", "metrics.jsonl")  # in the order they are to be deleted
 BEST = "best_of"  # the name of the best samples among the arrays of scores.npz
 
 
 class Run:
-    """A run on disk, finished or not. Everything is read when asked for, so a live run can be watched."""
+    """A run on disk, finished or not. Results and logs are read anew on every access, so a live run can be watched."""
 
     def __init__(self, folder: str | os.PathLike):
-        """Raises `Lab4Error` when the folder is no run."""
+        """Raises `Lab4Error` if the folder is not a run."""
         self.dir = Path(folder).expanduser().resolve()
         if not (self.dir / "config.json").is_file():
             raise Lab4Error(f"run {folder}: no config.json there; expected the folder of a run, as `lab4 train` prints")
@@ -63,11 +64,11 @@ class Run:
 
     @property
     def whole(self) -> bool:
-        """Whether what a finished run leaves for others is all there."""
+        """Whether all that a finished run leaves for others is there."""
         return all((self.dir / name).is_file() for name in ("best.pt", "scores.npz", "metrics.jsonl"))
 
     def metrics(self, kind: str) -> list[dict[str, Any]]:
-        """The records of a kind (step, epoch, eval) in metrics.jsonl, in order. A last line that is still being
+        """The records of a kind (step, epoch, eval, skip) in metrics.jsonl, in order. A last line that is still being
         written is left out."""
         path = self.dir / "metrics.jsonl"
         try:
@@ -80,7 +81,7 @@ class Run:
         return [r for r in records if r.get("kind") == kind]
 
     def scores(self) -> Score | None:
-        """The evaluation of the finished run, frame by frame."""
+        """The evaluation of the kept weights, frame by frame; None if there is none yet."""
         path = self.dir / "scores.npz"
         return read_score(path, self.result.get("protocol", {})) if path.is_file() else None
 
@@ -95,19 +96,19 @@ class Run:
 
 
 def folder_of(config: Config, digest: str, out: str | os.PathLike | None = None) -> Path:
-    """Where a run lies, there or not yet. digest: of its data (`VideoData.digest`); out: as in `paths.runs_dir`."""
+    """A run's folder, existing or not. digest: of its data (`VideoData.digest`); out: as in `paths.runs_dir`."""
     return runs_dir(out) / f"{config.name}-{config.fingerprint(digest)}"
 
 
 def create(folder: Path, config: Config, anew: bool = False) -> Run:
-    """The run of a folder, made if it is new; `anew` writes its configuration again, as does one that cannot be
-    read or says the same in other words, such as another place of the data: the folder's name says which one belongs
-    there."""
+    """The run in a folder, made if it is new. Its configuration is written again with `anew`, and if the one there
+    cannot be read or differs in what does not make another run, such as the location of the data: the folder's name
+    says which run belongs there."""
     if not anew and (folder / "config.json").is_file():
         try:
             run = Run(folder)
             if run.config.to_dict() == config.to_dict():
-                return run  # else the same run by another way: its data have moved, or it is told to go on elsewhere
+                return run  # else still the same run: its data have moved, or it continues on another device
         except Lab4Error as e:
             print(f"lab4: {e}; written again", file=sys.stderr)
     write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
@@ -115,7 +116,7 @@ def create(folder: Path, config: Config, anew: bool = False) -> Run:
 
 
 def reset(run: Run) -> None:
-    """Forget what a run computed, keep what it was asked. Killed in the midst of it, the run counts as not begun."""
+    """Delete what a run computed, keep its configuration. Killed half-way, this leaves an unfinished run."""
     try:
         for name in COMPUTED:
             (run.dir / name).unlink(missing_ok=True)
@@ -135,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checked_result(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A result whose entries are of the types that tables and plots compute with; others may be anything."""
+    """The result, after checking that its entries have the types that tables and plots need; others may be anything."""
     number = (int, float, type(None))
     types = dict.fromkeys(("psnr", "ssim", "seconds", "effective_beta"), number)
     types |= dict.fromkeys(("parameters", "steps", "best_epoch"), int)
@@ -150,17 +151,17 @@ def checked_result(result: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def of_other_code(result: dict[str, Any], config: Config) -> bool:
-    """Whether a run was trained before the code of its parts changed. Old results do not say."""
+    """Whether a run was trained before the code of its parts changed. False for old results, which do not say."""
     return result.get("code") not in (None, config.code())
 
 
 def _moderate(value: Any) -> bool:
-    """Whether a number is one that a float can hold: JSON's whole numbers have no end."""
+    """False for an integer too large to compute with: JSON's have no limit."""
     return not isinstance(value, int) or abs(value) < 2**63
 
 
 def score_arrays(score: Score) -> dict[str, np.ndarray]:
-    """A score as named arrays: psnr, ssim, brightness, and `<baseline>.psnr`, `<baseline>.ssim` for each baseline."""
+    """A score as named arrays: psnr, ssim, brightness, and `<name>.psnr`, `<name>.ssim` for baselines and best_of."""
     arrays = {"psnr": score.psnr, "ssim": score.ssim}
     if score.brightness is not None:
         arrays["brightness"] = score.brightness
@@ -170,7 +171,7 @@ def score_arrays(score: Score) -> dict[str, np.ndarray]:
 
 
 def score_of(arrays: dict[str, Any], protocol: dict[str, Any], where: str) -> Score:
-    """The score of such arrays. Raises `Lab4Error` unless they are (clips, frames) of one shape."""
+    """The score in such arrays. Raises `Lab4Error` unless they all have one shape, (clips, frames)."""
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
     shape = arrays["psnr"].shape if "psnr" in arrays else ()
     if "ssim" not in arrays or len(shape) != 2 or 0 in shape or {a.shape for a in arrays.values()} != {shape}:
@@ -197,7 +198,7 @@ def read_score(path: Path, protocol: dict[str, Any]) -> Score:
     try:
         with np.load(path, allow_pickle=False) as f:
             arrays = {key: f[key] for key in f.files}
-    except Exception as e:  # a damaged file fails in as many ways as it has bytes
+    except Exception as e:  # a damaged file can fail in any way
         raise Lab4Error(f"{path}: not the scores of a run ({e})") from e
     return score_of(arrays, protocol, str(path))
 
@@ -207,7 +208,7 @@ class MetricsFile:
     logged after the step it resumes from."""
 
     def __init__(self, path: Path, size: int = 0):
-        """Raises `Lab4Error` where it cannot be written. A file shorter than `size` is said and gone on with: a gap
+        """Raises `Lab4Error` if it cannot be written. A file shorter than `size` is reported and used as it is: a gap
         in the log is no reason to lose the training."""
         try:
             path.touch()
@@ -229,12 +230,12 @@ class MetricsFile:
         self.size += len(line)
 
     def sync(self) -> None:
-        """To the disk: a checkpoint must not outlive the lines it counts on."""
+        """Flush to disk: a checkpoint must not outlive the lines it counts."""
         with self._errors():
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with suppress(OSError):  # what could not be written was said when it was appended
+        with suppress(OSError):  # a failed write was reported when it was appended
             self._file.close()
 
     @contextmanager
@@ -258,7 +259,7 @@ def are_sums(sums: Any, kinds: Collection[str]) -> bool:
 
 
 def _short(value: Any) -> Any:
-    """Seven digits; null for what is not finite, which JSON has no word for."""
+    """A float to seven digits; None if it is not finite, which JSON cannot express."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.7g}") if math.isfinite(value) else None
@@ -266,7 +267,7 @@ def _short(value: Any) -> Any:
 
 @contextmanager
 def owning(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone. Raises `Lab4Error` naming the process that already holds it.
+    """Lock a folder for this process. Raises `Lab4Error` naming the process that already holds it.
 
     The lock is the kernel's: it ends with its process, however that ends.
     """

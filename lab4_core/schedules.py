@@ -1,7 +1,7 @@
 """KL annealing and learning-rate schedules: pure functions of (step, total_steps), so a resumed run
 needs no memory of them.
 
-`step` counts from 0. What a step is, an optimizer step or an epoch, is the schedule's `unit`;
+`step` counts from 0. Whether a step is an optimizer step or an epoch is the schedule's `unit`;
 the engine passes the count in that unit.
 """
 
@@ -21,7 +21,7 @@ def cycle_linear(step: int, total_steps: int, start: float, stop: float, n_cycle
     (Fu et al. 2019, arXiv 1903.10145): in every cycle a linear ramp over `ratio` of the period, then flat.
 
     The published function fills an array by a running sum; this is the same value without the array
-    (the test compares the two over a grid, to 1e-9). A ratio above 1 stops the ramp short of `stop`.
+    (a test compares the two over a grid, to 1e-9). With a ratio above 1 the ramp ends short of `stop`.
     """
     period = total_steps / n_cycle
     cycle = min(n_cycle - 1, int((step + 1) / period))
@@ -32,7 +32,7 @@ def cycle_linear(step: int, total_steps: int, start: float, stop: float, n_cycle
 
 
 class Annealing:
-    """beta, the weight of the KL term, at a step."""
+    """The factor on beta, the weight of the KL term, at a step."""
 
     unit: Unit = "epoch"
 
@@ -79,8 +79,8 @@ class Monotonic(_Ramp):
 @register("annealing", "rounded")
 @dataclass(frozen=True, kw_only=True)
 class Rounded(Cyclical):
-    """Cycles as report_003 wrote them: rounded down to whole units, so that what is left over begins one more, and
-    with the last unit of each ramp at `stop`."""
+    """Cycles as report_003 wrote them: their period rounded down to whole units, so that what is left over begins one
+    more, and the last unit of each ramp at `stop` (a ramp of a single unit stays at `start`)."""
 
     start: float = 0.015
     ratio: float = 0.6
@@ -89,7 +89,7 @@ class Rounded(Cyclical):
     def __call__(self, step, total_steps):
         period = max(1, int(total_steps) // self.cycles)
         climb = math.ceil(period * self.ratio)
-        into = min(step % period, climb - 1)  # after the ramp as at its end
+        into = min(step % period, climb - 1)  # after the ramp it stays at its end
         return self.start + (self.stop - self.start) * into / (climb - 1) if climb > 1 else self.start
 
 
@@ -97,7 +97,7 @@ class Rounded(Cyclical):
 @dataclass(frozen=True, kw_only=True)
 class Accumulating(Annealing):
     """What report_004 trained as monotonic: each unit adds `ratio` times its number, divided by `length`, so beta is a
-    parabola that is at `stop` after some sqrt(2 length stop / ratio) units, however long the training is."""
+    parabola that reaches `stop` after about sqrt(2 length stop / ratio) units, however long the training is."""
 
     stop: float = 1.0
     ratio: float = 2.0
@@ -116,7 +116,7 @@ class Accumulating(Annealing):
 @register("annealing", "none")
 @dataclass(frozen=True, kw_only=True)
 class Constant(Annealing):
-    """No annealing: beta is `stop` throughout (the lab's `NoKL_Annealing`, beta = 1)."""
+    """No annealing: the factor on beta is `stop` throughout (the lab's `NoKL_Annealing`, beta = 1)."""
 
     stop: float = 1.0
     unit: Unit = "epoch"
@@ -140,7 +140,7 @@ class LRSchedule:
 @register("lr_schedule", "multistep")
 @dataclass(frozen=True, kw_only=True)
 class MultiStep(LRSchedule):
-    """x `gamma` at each of `milestones` (the lab: epochs 2 and 5, which leaves 1e-5 for the other 65)."""
+    """Multiply by `gamma` at each of `milestones` (the lab: epochs 2 and 5, which leaves 1e-5 for the other 65)."""
 
     milestones: tuple[int, ...] = (2, 5)
     gamma: float = 0.1
@@ -156,7 +156,7 @@ class MultiStep(LRSchedule):
 @register("lr_schedule", "constant")
 @dataclass(frozen=True, kw_only=True)
 class ConstantLR(LRSchedule):
-    """The learning rate as it is, after a linear warm-up over `warmup` of the training."""
+    """The learning rate unchanged, after a linear warm-up over the first share `warmup` of training."""
 
     warmup: float = 0.0
     unit: Unit = "step"
@@ -171,7 +171,7 @@ class ConstantLR(LRSchedule):
 @register("lr_schedule", "step")
 @dataclass(frozen=True, kw_only=True)
 class StepLR(LRSchedule):
-    """x `gamma` every `every` epochs (or steps)."""
+    """Multiply by `gamma` every `every` epochs (or steps)."""
 
     every: int = 10
     gamma: float = 0.5
@@ -188,7 +188,7 @@ class StepLR(LRSchedule):
 @register("lr_schedule", "cosine")
 @dataclass(frozen=True, kw_only=True)
 class Cosine(LRSchedule):
-    """Linear warm-up over `warmup` of the training, then half a cosine down to `floor`
+    """Linear warm-up over the first share `warmup` of training, then half a cosine down to `floor`
     (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5 without restarts)."""
 
     warmup: float = 0.0
@@ -210,7 +210,7 @@ class Cosine(LRSchedule):
 @register("lr_schedule", "exponential")
 @dataclass(frozen=True, kw_only=True)
 class Exponential(LRSchedule):
-    """x `gamma` every epoch (or step)."""
+    """Multiply by `gamma` every epoch (or step)."""
 
     gamma: float = 0.95
     unit: Unit = "epoch"

@@ -1,4 +1,4 @@
-"""What an evaluation came to: numbers only, so that reading a run needs no torch."""
+"""The result of an evaluation: numbers only, so that reading a run needs no torch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-# what may be measured: its title, and how its numbers are written
+# what may be measured -> its title and the format of its numbers
 MEASURES = {"psnr": ("PSNR (dB)", ".2f"), "ssim": ("SSIM", ".3f"), "lpips": ("LPIPS", ".4f"), "fvd": ("FVD", ".1f")}
 
 
 @dataclass(frozen=True)
 class Score:
-    """An evaluation: psnr and ssim are (N, S) for N clips of S predicted frames, beside the same of each
-    baseline, and the protocol they were measured under. With several samples of z, psnr and ssim are their means and
-    best_of those of each clip's best sample (the one of the highest mean PSNR, the one of the highest mean SSIM).
+    """An evaluation: psnr and ssim are (N, S) for N clips of S predicted frames; baselines has the same for each
+    baseline, and protocol says how they were measured. With several samples of z, psnr and ssim are the means over
+    them, and best_of has those of each clip's best sample (of the highest mean PSNR, or of the highest mean SSIM).
 
-    Where weights were given for them: lpips is (N, S) too, and stands in baselines and best_of (there of the lowest);
-    fvd is one number for each row of `rows` but the best sample.
+    If weights were given for them: lpips is (N, S) too, also in baselines and best_of (there the lowest mean is best);
+    fvd is one number for each row of `rows` except the best sample.
 
-    brightness (N, S) is the mean of a predicted frame less that of the true one, range 1.0."""
+    brightness (N, S) is the mean of a predicted frame minus that of the true one, on the scale [0, 1]."""
 
     psnr: np.ndarray
     ssim: np.ndarray
@@ -35,8 +35,8 @@ class Score:
     @property
     def drift(self) -> dict[str, float]:
         """What a rollout loses on its way: `psnr`, the slope of the mean PSNR along the clip in dB per 100 frames
-        (least squares), and where it is known `brightness`, of the last 100 frames against the true ones, in grey
-        levels of 255. Nothing for fewer than 100 frames, whose slope says little."""
+        (least squares), and, where known, `brightness`: the mean of the last 100 frames minus the true one, in grey
+        levels of 255. Empty for fewer than 100 frames, whose slope says little."""
         curve = self.psnr.mean(0, dtype=np.float64)
         if len(curve) < 100 or not np.isfinite(curve).all():
             return {}
@@ -47,7 +47,7 @@ class Score:
 
     @property
     def drift_text(self) -> str:
-        """The drift in words, "" where there is none to tell."""
+        """The drift in words, "" if there is none."""
         drift = self.drift
         parts = [f"{drift['psnr']:+.2f} dB per 100 frames"] if drift else []
         if "brightness" in drift:
@@ -61,14 +61,14 @@ class Score:
 
     @property
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
-        """The model, its best samples where there are several, and the baselines, by their names."""
+        """The scores of the model, of its best samples if there are several, and of the baselines, by name."""
         best = {"best sample": self.best_of} if self.best_of else {}
         lpips = {} if self.lpips is None else {"lpips": self.lpips}
         return {"this model": {"psnr": self.psnr, "ssim": self.ssim, **lpips}, **best, **self.baselines}
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
-        """The rows' means over clips and frames, by their names, and their FVD where it was computed."""
+        """The rows' means over clips and frames, by name, with their FVD where it was computed."""
         means = {name: {k: float(v.mean()) for k, v in row.items()} for name, row in self.rows.items()}
         for name, distance in self.fvd.items():
             means[name]["fvd"] = distance

@@ -17,9 +17,9 @@ def soup(runs: Sequence[Run], out: str | os.PathLike | None = None) -> Run:
     """The uniform soup of the best weights of two runs or more (Wortsman et al. 2022, arXiv 2203.05482), as a
     run that can be evaluated, tested and rolled out; its configuration is that of the first.
 
-    The mean of weights is a good model only where the runs ended in one valley of the loss: the same first weights
-    (the same seed) under other settings, or one run's own checkpoints (strategy `swa`). Runs of different seeds average
-    to nothing, which `lab4 evaluate` shows. Whole numbers (batch counters) are the first run's.
+    The mean of weights is a good model only if the runs ended in one valley of the loss: the same initial weights (the
+    same seed) with other settings, or one run's own checkpoints (strategy `swa`). The mean of runs with different seeds
+    is useless, as `lab4 evaluate` shows. Integers (batch counters) are the first run's.
     Raises `Lab4Error` for fewer than two runs, or runs of different models.
     """
     if len(runs) < 2:

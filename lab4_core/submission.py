@@ -1,7 +1,7 @@
-"""`submission.csv`, the file the lab's Kaggle task takes: a row a frame, a column a byte.
+"""`submission.csv`, the file for the lab's Kaggle task: one row per frame, one column per byte.
 
 Columns `id`, `0` … `C*H*W - 1`; a row is a frame flattened in C, H, W order, rint(255 x) clipped to 0..255; the clips
-follow one another, 630 rows each with the given frame 0 included, and `id` counts through all of them from 0.
+follow one another, 630 rows each including the given frame 0, and `id` counts all rows from 0.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def write_submission(path: Any, clips: Iterable[Any]) -> Path:
     """Write the predictions of all test clips, in their order: each (T, C, H, W) as in `media.to_uint8`, frame 0 first.
 
     The clips may come from a generator: one is held at a time. Raises `Lab4Error` when there is none or their
-    frames differ in size. Kaggle wants 630 frames of (3, 32, 64) a clip; other lengths and sizes are written too, and
-    grey frames as three equal channels.
+    frames differ in size. Kaggle wants 630 frames of (3, 32, 64) per clip; other lengths and sizes are written too,
+    and grey frames as three equal channels.
     """
     size, ids = None, itertools.count()
     with replacing(path) as temporary, open(temporary, "w", newline="\n", encoding="ascii") as file:
@@ -98,10 +98,10 @@ def parse_row(path: Any, n: int, words: list[str], size: int) -> np.ndarray:
 def kaggle_score(clips: Iterable[Any], truth: Iterable[Any]) -> dict[str, Any]:
     """Kaggle's metric: PSNR of every frame 1..600 at range 255, then the mean of the dB values.
 
-    clips, truth: as many clips each, shapes as in `media.to_uint8`; a clip may stop before frame 600.
-    Returns {"clips": dB of each clip, "psnr": their mean, "public": of the first three, "private": of the last two,
-    "frames": frames scored of the shortest clip}; public and private are None unless there are five. A frame without
-    any error counts as infinite.
+    clips, truth: equally many clips of equal shapes, as in `media.to_uint8`; a clip may stop before frame 600.
+    Returns {"clips": dB of each clip, "psnr": their mean, "public": that of the first three, "private": that of the
+    last two, "frames": frames scored in the shortest clip}; public and private are None unless there are five clips. A
+    frame without any error counts as infinite.
     """
     clips, truth = [to_uint8(c) for c in clips], [to_uint8(c) for c in truth]
     if not clips or [c.shape for c in clips] != [t.shape for t in truth]:

@@ -1,8 +1,8 @@
 """Teacher forcing as one number per predicted frame: `gt_weight`, the share of the ground truth in the
 model's next input, `x_in = w x_true + (1 - w) x_pred`.
 
-Draws of 0 and 1 are the classic teacher forcing and scheduled sampling (Bengio et al. 2015,
-arXiv 1506.03099); a fraction is report_003's blend. Strategies are stateless: every draw comes
+Weights of 0 and 1 are classic teacher forcing and scheduled sampling (Bengio et al. 2015,
+arXiv 1506.03099); a fraction is report_003's blend. These parts are stateless: every draw comes
 from a generator seeded by (seed, epoch) or (seed, step).
 """
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from lab4_core.registry import check, register
 
-_TAG = 0x7F  # keeps these draws apart from the data order's, which use the same seed
+_TAG = 0x7F  # makes these draws independent of the data order's, which use the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherForcing:
-    """`ratio_at(epoch)` is the probability of feeding the ground truth; `draw` says how often it is drawn.
+    """`ratio_at` is the probability of feeding the ground truth; `draw` says for what to draw anew: every epoch, every
+    batch, or every frame of every clip.
 
     With `blend`, a draw that comes up true feeds `ratio x truth + (1 - ratio) x prediction` (report_003).
     """
@@ -49,8 +50,8 @@ class TeacherForcing:
 @register("teacher_forcing", "linear")
 @dataclass(frozen=True, kw_only=True)
 class Linear(TeacherForcing):
-    """The lab's: `ratio` until epoch `start_decay` (`tfr`, `tfr_sde`), from which every epoch takes
-    `decay_step` (`tfr_d_step`) off, down to `floor`."""
+    """The lab's: `ratio` (its `tfr`) until epoch `start_decay` (`tfr_sde`); from there each epoch takes off
+    `decay_step` (`tfr_d_step`), down to `floor`."""
 
     ratio: float = 1.0
     start_decay: int = 10
@@ -64,8 +65,8 @@ class Linear(TeacherForcing):
         check(0 <= self.floor <= 1, "teacher_forcing floor", self.floor, "a probability in [0, 1]")
 
     def ratio_at(self, epoch, epochs):
-        # the template updates between epochs, once the counter has moved: epoch start_decay already decays once, and
-        # epoch 0 never
+        # the template updates between epochs, after counting up: epoch start_decay has already decayed once, and epoch
+        # 0 never decays
         return max(self.floor, self.ratio - self.decay_step * max(0, epoch - max(self.start_decay, 1) + 1))
 
 

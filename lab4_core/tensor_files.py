@@ -1,4 +1,4 @@
-"""Safetensors files: tensors and text, nothing that runs, so one can be passed on without trusting who sends it."""
+"""Safetensors files: tensors and text, nothing that runs, so one can be opened without trusting its sender."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lab4_core.errors import Lab4Error
 from lab4_core.paths import check_file
 
 SHIPPED = Path(__file__).parent / "trained" / "dancer.safetensors"
-KEY = "lab4"  # of the header's one entry, JSON text
+KEY = "lab4"  # name of the header's entry, JSON text
 
 
 def read(path: str | os.PathLike) -> tuple[Any, dict[str, Tensor]]:
-    """What a file's header says of this program (None where it says nothing), and its tensors, on the CPU.
+    """What this program wrote into a file's header (None if nothing), and the file's tensors, on the CPU.
 
     Raises `Lab4Error` for a file that is missing or damaged.
     """
@@ -29,7 +29,7 @@ def read(path: str | os.PathLike) -> tuple[Any, dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(KEY, "null"))
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except (SafetensorError, ValueError, RecursionError, OSError) as e:
         raise Lab4Error(f"weights {path}: not a whole safetensors file ({e})") from e
 

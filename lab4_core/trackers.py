@@ -1,4 +1,4 @@
-"""TensorBoard and W&B beside metrics.jsonl, for those who use them. Both are optional extras."""
+"""TensorBoard and W&B in addition to metrics.jsonl. Both are optional extras."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ from lab4_core.strategies.base import Strategy
 
 
 def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredictor:
-    """The model a configuration asks for, its first weights drawn from `cfg.seed` alone unless a strategy knows better;
-    one that knows the scene starts from that of the clips."""
+    """The model of a configuration, with initial weights drawn from `cfg.seed` alone unless a strategy provides them. A
+    model that knows the scene starts from that of the clips."""
     shapes = [tuple(v.shape[1:]) for v in (clips.frames, clips.cond)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         model = cfg.model.build(*shapes)
-    plan_of(cfg.model, shapes, f"model {cfg.model.kind}")  # or its weights could never be loaded again
+    plan_of(cfg.model, shapes, f"model {cfg.model.kind}")  # else its weights could never be loaded again
     for strategy in cfg.strategies:
         strategy.initialize(model)
     if model.knows_scene:
@@ -38,7 +38,7 @@ def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredict
 
 
 class Learner:
-    """The model, its optimizer and the strategies' memory: what a checkpoint holds of the computation."""
+    """The model, its optimizer and the strategies' memory: the part of the computation that a checkpoint holds."""
 
     def __init__(self, cfg: Config, model: VideoPredictor, device: torch.device):
         self.cfg, self.model, self.device = cfg, model, device
@@ -50,20 +50,20 @@ class Learner:
         self._feeding = [s for s in cfg.strategies if s.feeds]
         self._correct = correction(cfg.strategies)
         self._unroll = distributed.averaging(model)
-        self.rng = torch.Generator(device)  # of a step's noise and of what its strategies draw, seeded by the step
+        self.rng = torch.Generator(device)  # for the noise of a step and its strategies' draws, seeded by the step
         self.graphs = self.make_graphs() if accel.records(device) else None
 
     def step(self, batch: Batch, step: int, beta: float, lr: float) -> dict[str, Tensor]:
         """Forward, backward, clip, update. Returns scalar tensors loss, mse, kld, grad_norm, not yet read back.
 
-        With `skip_nonfinite` the loss and the gradient are read back, and where they are not finite nothing changes
+        With `skip_nonfinite` the loss and the gradient's norm are read back; if they are not finite, nothing changes
         and `skipped` is returned too.
         """
         cfg, model = self.cfg, self.model
         seeded(self.rng, NOISE, cfg.seed, step)
         b, frames = batch.gt_weight.shape
         eps = torch.randn(b, frames, *model.latent_shape, generator=self.rng, device=self.device)
-        if distributed.size() > 1:  # of one draw for the whole batch; what the strategies draw differs by process
+        if distributed.size() > 1:  # one eps drawn for the whole batch; strategies' draws differ between processes
             batch, eps = batch.rows(distributed.share(b)), eps[distributed.share(b)]
             seeded(self.rng, NOISE, cfg.seed, step, 1 + torch.distributed.get_rank())
         model.train()
@@ -87,7 +87,7 @@ class Learner:
         return terms
 
     def _gradients(self, batch: Batch, eps: Tensor, beta: Tensor) -> dict[str, Tensor]:
-        """The gradients of a batch in the parameters, clipped, and the scalars of `step`."""
+        """Leave a batch's clipped gradients in the parameters, and return the scalars of `step`."""
         cfg = self.cfg
 
         def feed(x_in: Tensor, x_last: Tensor) -> Tensor:
@@ -110,24 +110,25 @@ class Learner:
                 reference=batch.reference, **hooks,
             )  # fmt: skip
         terms = cfg.loss(out.x_pred, batch.frames[:, 1:], out.kld, out.mu[0, 0].numel(), beta)
-        if terms["loss"].requires_grad:  # nothing is left to do where every piece has settled its share
+        if terms["loss"].requires_grad:  # else every piece has settled its share
             terms["loss"].backward()
         terms = distributed.mean(terms)
         terms["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, cfg.grad_clip or float("inf"))
         return {name: value.detach() for name, value in terms.items()}
 
     def _update(self) -> None:
-        with accel.autocast(self.device, self.dtype):  # an optimizer of matrix products takes the same arithmetic
+        with accel.autocast(self.device, self.dtype):  # Muon's matrix products use the same arithmetic
             self.optimizer.step()
 
     def _path(self, batch: Batch, beta: Tensor) -> dict[str, Any]:
-        """How this machine computes a clip fastest, the same mathematics in every case. A CPU goes backward step by
-        step where it can: the graph of a step is small, and still in its caches. A GPU waits for launches, so it takes
-        a third more of arithmetic (the inputs first, by a rollout) for one large batch."""
+        """Arguments for the fastest way to compute a clip here, the same mathematics in every case. A CPU runs the
+        backward pass step by step where it can: the graph of a step is small, and still in its caches. A GPU is
+        launch-bound, so it does a third more arithmetic (finding the inputs first, by a rollout) for one large batch.
+        """
         if self.device.type != "cpu":
             return {"known": batch.known, "ahead": not self._draws_inside()}
         additive = self.cfg.loss.sums_over_steps
-        if not additive or distributed.size() > 1:  # DistributedDataParallel knows one backward pass a step
+        if not additive or distributed.size() > 1:  # DistributedDataParallel allows one backward pass per step
             return {"known": batch.known}
 
         def settle(x_pred: Tensor, kld: Tensor, steps: slice) -> None:
@@ -138,16 +139,16 @@ class Learner:
         return {"known": batch.known, "settle": settle}
 
     def _draws_inside(self) -> bool:
-        """Whether a strategy does something within the model, where two passes would be two draws."""
+        """Whether a strategy acts inside the model, where two passes would make different draws."""
         return any(type(s).during is not Strategy.during for s in self.cfg.strategies)
 
     def make_graphs(self, capture: bool = True) -> Graphs | None:
-        """The step as recordings, where nothing in it asks for a number and the optimizer can be one."""
+        """The step as recordings, if nothing in it reads a number back and the optimizer can be recorded; else None."""
         cfg = self.cfg
         if cfg.skip_nonfinite or distributed.size() > 1 or not cfg.optimizer.recordable:
             return None
 
-        learner = weakref.proxy(self)  # a ring would keep a finished run's memory until somebody looks for rings
+        learner = weakref.proxy(self)  # a reference cycle would keep a finished run's memory until collected
 
         def body(given: dict[str, Tensor], forced: bool) -> dict[str, Tensor]:
             reference = (given["reference"], given["reference_cond"]) if "reference" in given else None
@@ -171,7 +172,7 @@ class Learner:
             strategy.after_epoch(self.model, memory, epoch, epochs)
 
     def eval_weights(self) -> dict[str, Tensor]:
-        """The weights to evaluate: those of the last strategy that has some (EMA), else the trained ones."""
+        """The weights to evaluate: those of the last strategy that has its own (such as EMA), else the trained ones."""
         for strategy, memory in reversed(list(zip(self.cfg.strategies, self.memory))):
             weights = strategy.eval_weights(memory)
             if weights is not None:
@@ -182,13 +183,13 @@ class Learner:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "memory": self.memory}
 
     def load_state_dict(self, state: dict[str, Any], where: str = "the state") -> None:
-        """Raises `Lab4Error` that begins with `where` when the state is not one of this model and optimizer."""
+        """Raises a `Lab4Error` that begins with `where` when the state is not one of this model and optimizer."""
         check_optimizer(self.optimizer, state.get("optimizer"), where)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.memory = state["memory"]
             if self.graphs is not None:
-                self.graphs.forget()  # the optimizer has other tensors now
-        except Exception as e:  # torch takes a tampered state apart without looking: it fails in any way there is
+                self.graphs.forget()  # the optimizer has new tensors now
+        except Exception as e:  # torch does not check a state: a tampered one can fail in any way
             raise Lab4Error(f"{where}: not a state of this model and optimizer ({e!r})") from e

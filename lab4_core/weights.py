@@ -1,5 +1,5 @@
-"""Trained weights that travel: one safetensors file with the weights and, in its header, what they are and how they
-scored. The format holds tensors and text only, so a file can be passed on without trusting who sends it.
+"""Trained weights to pass on: one safetensors file with the weights and, in its header, what they are and how they
+scored. The format holds tensors and text only, so a file can be opened without trusting its sender.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lab4_core.paths import replacing
 from lab4_core.runlog import Run
 from lab4_core.tensor_files import KEY, SHIPPED
 
-TOLD = ("steps", "seconds", "device", "precision", "psnr", "ssim", "protocol", "baselines")  # of a result
+TOLD = ("steps", "seconds", "device", "precision", "psnr", "ssim", "protocol", "baselines")  # what to export
 
 
 def export_weights(run: Run, path: str | os.PathLike) -> Path:
@@ -34,7 +34,7 @@ def export_weights(run: Run, path: str | os.PathLike) -> Path:
     weights = {k: v.contiguous() for k, v in load_model(run, "cpu").state_dict().items()}
     state = checkpoint.load(run.dir / "best.pt")
     config = run.config.to_dict()
-    for name in ("out", "root"):  # a path of this machine says nothing on another
+    for name in ("out", "root"):  # a path on this machine means nothing on another
         config["data"].pop(name, None)
     for strategy in config["strategies"]:
         if strategy.get("weights"):
@@ -47,22 +47,22 @@ def export_weights(run: Run, path: str | os.PathLike) -> Path:
 
 
 def pretrained(path: str | os.PathLike = SHIPPED, out: str | os.PathLike | None = None) -> Run:
-    """An exported file as a run that can be evaluated, tested, rolled out and drawn; without a path the model that
-    comes with this package, trained on the synthetic dancer.
+    """An exported file as a run that can be evaluated, tested, rolled out and plotted; by default the model shipped
+    with this package, trained on the synthetic dancer.
 
     out: folder for the run; else `$LAB4_RUNS`, else runs/ of the checkout. Raises `Lab4Error` for a file that is
-    damaged, of another program, or whose weights are not those of the model it names.
+    damaged, from another program, or whose weights do not fit the model it names.
     """
     path = Path(path)
     header, weights = tensor_files.read(path)
     config, shapes, result = _checked(header, path)
-    config = config.replace(precision="fp32")  # however it was trained: the same rollouts on every machine
+    config = config.replace(precision="fp32")  # whatever it was trained in: the same rollouts on every machine
     model = checkpoint.build_with(config.model, shapes, weights, f"weights {path}")
     return run_of(model, config, shapes, out, {"status": "imported", "reason": f"from {path.name}", **result})
 
 
 def _checked(header: Any, path: Path) -> tuple[Config, list[tuple[int, ...]], dict[str, Any]]:
-    """Configuration, shapes and result of a header, all of them as this program writes them."""
+    """Configuration, shapes and result of a header, checked to be as this program writes them."""
     if not isinstance(header, dict) or header.keys() != {"config", "shapes", "result"}:
         raise Lab4Error(f"weights {path}: no header of lab4 in it; expected a file that `lab4 export` wrote")
     try:

@@ -1,1 +1,1 @@
-"""How fast: ratios to the plain loop of `benchmarks/reference.py`, and minutes to a quality."""
+"""Speed: ratios to the plain loop of `benchmarks/reference.py`, and minutes of training to a quality."""

@@ -1,4 +1,4 @@
-"""Time to quality: how good the rollouts of each preset are after so many minutes of training on this machine."""
+"""Time to quality: how good the rollouts of each preset are after given minutes of training on this machine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lab4_core.paths import BENCHMARKS, write_text
 from lab4_core.presets import load_config
 
 PRESETS = ("lab", "compact", "best")
-MEASURED = BENCHMARKS / "quality"  # the last measurements, a file for each set of clips, which the report shows
+MEASURED = BENCHMARKS / "quality"  # the last measurements, one file per set of clips, which the report shows
 TARGET = 30.0  # dB
-LOOKS = {"lab": 2}  # evaluations of a run, evenly over its epochs: one costs `lab` as much as a dozen steps
-# An epoch of the lab takes minutes and its schedules span 70 of them: while the others are done it is in its first,
-# where they stand at their beginnings. Stretched over the minutes they would end its learning after a few steps.
+LOOKS = {"lab": 2}  # evaluations per run, evenly over its epochs: one costs `lab` as much as a dozen steps
+# An epoch of the lab takes minutes and its schedules span 70: when the others are done it is still in its first, with
+# every schedule at its beginning. Stretched over the minutes, they would end its learning after a few steps.
 BEGINNING = {"lab": {"lr_schedule": "constant", "annealing": {"kind": "none", "stop": 0.0},
                      "teacher_forcing": {"kind": "constant", "ratio": 1.0}}}  # fmt: skip
-MANY_LOOKS = 20  # on a slow machine more would leave little time for the training
-# What came with the package was not learnt in these minutes, and with six rollouts each the looks would fill them.
+MANY_LOOKS = 20  # on a slow machine, more would leave little time for training
+# Weights that came with the package were not learnt in these minutes; six rollouts per evaluation would fill them.
 WITHOUT = ("warm_start", "averaged_views")
 
 
@@ -37,16 +37,16 @@ def time_to_quality(
     overrides: Mapping[str, Any] | None = None,
     lab_times: float = 0.0,
 ) -> dict[str, Any]:
-    """Train each preset for so many minutes of wall time, one after the other, and score its rollouts on the way.
+    """Train each preset for so many minutes of wall time, one after the other, and score its rollouts along the way.
 
-    lab_times: `lab`, which comes last, is given this many times the minutes that `best` needed to 30 dB, where that is
-    more: so a short measurement shows who is how much sooner there. All begin with random weights and are scored by
-    single rollouts (`WITHOUT`). Everything else is as the preset has it; its schedules are stretched over
-    the minutes, but those of `lab` stay where its first epoch has them. Returns, and with
-    `json_path` writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the
-    minutes of the curves are those of training, without the evaluations before. A run that is there already, or was
-    stopped on the way, is taken up. Raises `Lab4Error` for minutes that are none and for times below 0, and
-    `KeyboardInterrupt` where a training was stopped.
+    lab_times: `lab`, which comes last, gets this many times the minutes that `best` took to reach 30 dB, if that is
+    longer, so that a short measurement shows how much sooner one gets there than the other. All start from random
+    weights and are scored on single rollouts (`WITHOUT`). Otherwise the presets are unchanged; their schedules are
+    stretched over the minutes, but those of `lab` stay where its first epoch has them. Returns, and with `json_path`
+    writes, {"curves": {preset: [[minutes, dB], …]}, "repeat_first": dB, …} with machine and data named; the minutes of
+    the curves are those of training, without earlier evaluations. A run that exists already, finished or stopped, is
+    reused. Raises `Lab4Error` for minutes that are not above 0 and for lab_times below 0, and `KeyboardInterrupt` if a
+    training was stopped.
     """
     if not minutes > 0:
         raise Lab4Error(f"quality = {minutes}: expected more than 0 minutes for each preset")
@@ -80,7 +80,7 @@ def time_to_quality(
 
 
 def curve_of(evaluations: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """[[minutes of training, dB], …] of a run's evaluations: its seconds without those of the evaluations before."""
+    """[[minutes of training, dB], …] of a run's evaluations: its time without that of earlier evaluations."""
     curve, evaluating = [], 0.0
     for e in evaluations:
         curve.append([(e["seconds"] - evaluating) / 60, e["psnr"]])
@@ -89,8 +89,8 @@ def curve_of(evaluations: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 
 
 def minutes_to(curve: Sequence[Sequence[float]], psnr: float) -> float | None:
-    """The minutes from which on a curve [[minutes, dB], …] is at `psnr` or above, or None where it does not end there.
-    A model that copies at first may be above it for a while and then below, when it begins to draw."""
+    """The minutes from which a curve [[minutes, dB], …] stays at `psnr` or above, or None if it ends below. A model
+    that copies at first may be above it for a while and then below, when it begins to draw."""
     reached = None
     for minutes, value in curve:
         reached = None if value < psnr else minutes if reached is None else reached
@@ -98,15 +98,15 @@ def minutes_to(curve: Sequence[Sequence[float]], psnr: float) -> float | None:
 
 
 def at_equal_minutes(found: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
-    """The longest time of training that every preset had, in minutes, and each one's dB at the last look until then,
-    the best first."""
+    """The longest training time that every preset had, in minutes, and each one's dB at its last evaluation up to then,
+    best first."""
     minutes = min(curve[-1][0] for curve in found["curves"].values())
     psnr = {k: [v for m, v in curve if m <= minutes][-1:] for k, curve in found["curves"].items()}
     return minutes, dict(sorted(((k, v[0]) for k, v in psnr.items() if v), key=lambda kv: -kv[1]))
 
 
 def in_words(found: Mapping[str, Any]) -> list[str]:
-    """A line for each preset of what `time_to_quality` returned: where its curve ends, when it was at 30 dB."""
+    """The result of `time_to_quality`, a line per preset: where its curve ends and when it reached 30 dB."""
     lines = []
     for preset, curve in found["curves"].items():
         first = minutes_to(curve, TARGET)

@@ -1,6 +1,6 @@
 """The two sides of a benchmark, on the same weights and inputs: this library, which draws its noise itself, and the
-plain loop of `benchmarks/reference.py` in a process of its own, since what the library tells the allocator would serve
-it too.
+plain loop of `benchmarks/reference.py` in a process of its own, since it would otherwise profit from the library's
+allocator settings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def config(precision: str, device: torch.device, quick: bool) -> Config:
 
 
 def reference() -> Any:
-    """The module benchmarks/reference.py, which belongs to the checkout and not to the package."""
+    """The module benchmarks/reference.py, which is part of the checkout but not of the package."""
     path = BENCHMARKS / "reference.py"
     if not path.is_file():
         raise Lab4Error(f"no {path}: expected the checkout of lab4, whose plain loop is the other side of the ratio")
@@ -43,7 +43,7 @@ def reference() -> Any:
 
 
 def seconds_of(f: Callable[[], Any]) -> float:
-    """Wall time of a call, the work it left a GPU with included."""
+    """Wall time of a call, including the work it left to a GPU."""
     begin = time.perf_counter()
     f()
     if torch.cuda.is_available():
@@ -52,7 +52,7 @@ def seconds_of(f: Callable[[], Any]) -> float:
 
 
 class Apart:
-    """What `make(*args)` returns, called in a process of its own; to be closed by `with`."""
+    """Calls what `make(*args)` returns, in a process of its own; to be used with `with`."""
 
     def __init__(self, make: Callable[..., Callable[[], Any]], *args: Any):
         context = multiprocessing.get_context("spawn")
@@ -81,12 +81,12 @@ def _answer(pipe: Any, make: Callable[..., Callable[[], Any]], args: tuple) -> N
     with suppress(EOFError):
         while True:
             pipe.recv()
-            seconds_of(f)  # with what it leaves a GPU to do
+            seconds_of(f)  # including the work it leaves to a GPU
             pipe.send(None)
 
 
 def our_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
-    """An optimizer step of this library, on one batch of 2 clips."""
+    """An optimizer step of this library on one batch of 2 clips."""
     device, (x, c, _) = accel.pick_device(cfg.device), inputs(cfg, frames)
     weight = torch.full((2, frames - 1), float(forced), device=device)
     weight[:, 0] = 1
@@ -96,7 +96,7 @@ def our_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
 
 
 def their_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
-    """The same of the plain loop."""
+    """The same for the plain loop."""
     plain, (x, c, eps), model = reference(), inputs(cfg, frames), plain_model(cfg)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return lambda: plain.train_step(model, optimizer, x, c, eps, 0.5, forced)
@@ -104,12 +104,12 @@ def their_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
 
 def plain_model(cfg: Config) -> torch.nn.Module:
     device = accel.pick_device(cfg.device)
-    accel.pick_precision("fp32", device)  # TF32 would be other arithmetic
+    accel.pick_precision("fp32", device)  # TF32 would be a different arithmetic
     return build_model(cfg, shapes(), device).to(memory_format=torch.contiguous_format)
 
 
 def inputs(cfg: Config, frames: int) -> tuple[torch.Tensor, ...]:
-    """Frames, poses and noise of 2 clips: the same ones wherever they are made."""
+    """Frames, poses and noise of 2 clips, the same in every process."""
     device, rng = accel.pick_device(cfg.device), torch.Generator().manual_seed(0)
     x, c = (torch.rand(2, frames, *SHAPE, generator=rng).to(device) for _ in range(2))
     eps = torch.randn(2, frames - 1, cfg.model.n_dim, *SHAPE[1:], generator=rng).to(device)
@@ -117,7 +117,7 @@ def inputs(cfg: Config, frames: int) -> tuple[torch.Tensor, ...]:
 
 
 def one_by_one(cfg: Config, clips: int, frames: int) -> Callable[[], Any]:
-    """The plain loop's rollouts: the first call does no more than a few frames, to be warm for the second."""
+    """The plain loop's rollouts: the first call makes only a few frames, as a warm-up for the second."""
     plain, model, device = reference(), plain_model(cfg), accel.pick_device(cfg.device)
     past, cond = noise_clips(device, clips, frames)
     generator, lengths = torch.Generator(device).manual_seed(0), iter((4, frames))
@@ -131,13 +131,13 @@ def one_by_one(cfg: Config, clips: int, frames: int) -> Callable[[], Any]:
 
 
 def noise_clips(on: torch.device, clips: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """First frames (clips, 1, C, H, W) and poses (clips, frames, C, H, W), the same ones wherever they are made."""
+    """First frames (clips, 1, C, H, W) and poses (clips, frames, C, H, W), the same in every process."""
     rng = torch.Generator().manual_seed(0)
     return tuple(torch.rand(clips, n, *SHAPE, generator=rng).to(on) for n in (1, frames))
 
 
 def shapes() -> Any:
-    """Stands in for clips where only their shapes are asked for."""
+    """Stands in for clips where only their shapes are needed."""
     return _Shapes()
 
 

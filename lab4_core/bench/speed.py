@@ -1,8 +1,8 @@
-"""Speed as a ratio: this library against the plain loop of `benchmarks/reference.py`, measured by turns in one run.
+"""Speed as a ratio: this library against the plain loop of `benchmarks/reference.py`, measured alternately in one run.
 
 A time alone says more about the machine than about the code. Each row is the median of the ratios of neighbouring
-measurements, with their spread, on the same weights and inputs; whether it is the same mathematics is held by
-tests/test_paths.py, on the same noise too.
+measurements, with their spread, on the same weights and inputs; tests/test_paths.py checks that it is the same
+mathematics, on the same noise too.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Row = dict[str, Any]
 
 
 def arithmetics(on: torch.device) -> dict[str, torch.dtype]:
-    """fp32, and the default of this machine where that is another one: what it only emulates would take minutes."""
+    """fp32, and this machine's default if that is another: one that it only emulates would take minutes."""
     default = accel.pick_precision("auto", on)
     return {"fp32": torch.float32} | ({} if default == torch.float32 else {"auto": default})
 
 
 def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> Row:
-    """Time the two alternately, after one warm-up each. Returns medians in seconds, the ratio and its range."""
+    """Time the two alternately, after one warm-up each. Returns medians in seconds, the median ratio and its range."""
     pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(repeats + 1)][1:]
     ratios = [b / a for a, b in pairs]
     return {
@@ -62,7 +62,7 @@ def by_turns(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repe
 
 
 def training_step(forced: bool, precision: str, on: torch.device, frames: int, repeats: int, quick: bool) -> Row:
-    """The lab preset's optimizer step, and its GFLOP/s: the floating-point operations of the plain loop a second."""
+    """The lab preset's optimizer step, and its GFLOP/s, which count the operations of the plain loop."""
     cfg, how = config(precision, on, quick), "teacher-forced" if forced else "free-running"
     with Apart(their_step, cfg, forced, frames) as theirs:
         ours = our_step(cfg, forced, frames)
@@ -76,7 +76,7 @@ def training_step(forced: bool, precision: str, on: torch.device, frames: int, r
 
 def peak_memory(on: torch.device, frames: int, quick: bool) -> list[Row]:
     """Peak memory of three free-running steps with the prediction detached, each side in a fresh process, fp32: of the
-    whole process, and what the steps take beyond PyTorch, the weights and whatever else is there before the first."""
+    whole process, and what the steps add to PyTorch, the weights and whatever else is there before the first."""
     (ours, our_steps), (theirs, their_steps) = (_peak(side, on, frames, quick) for side in (0, 1))
     of = f"free-running, detached, 2 x {frames} frames, fp32 (MB)"
     return [
@@ -97,8 +97,8 @@ def _peak(side: int, on: torch.device, frames: int, quick: bool) -> tuple[float,
 
 
 def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
-    """In a process of its own: the most memory that it came to with three steps of a side (0 ours, 1 the plain loop),
-    and by how much they raised it, both in MB."""
+    """To run in a process of its own: print its peak memory after three steps of a side (0 ours, 1 the plain loop), and
+    by how much they raised it, both in MB."""
     step = (our_step, their_step)[side](config("fp32", accel.pick_device(device), quick), False, frames)
     before = _most_memory(device)
     for _ in range(3):
@@ -108,11 +108,11 @@ def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
 
 
 def _most_memory(device: str) -> float:
-    """The most that this process has used so far, in MB."""
+    """The peak memory of this process so far, in MB; on a GPU, the peak there."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux: its ru_maxrss would begin with what the process that started this one had used
+    if status.is_file():  # Linux: its ru_maxrss would start at the peak of the parent process
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
     import resource  # not on Windows
 
@@ -120,8 +120,8 @@ def _most_memory(device: str) -> float:
 
 
 def rollouts(on: torch.device, frames: int, clips: int, used: dict[str, torch.dtype], quick: bool) -> list[Row]:
-    """Test clips predicted in one batch, a row for each arithmetic, against one after the other: once each, for it is
-    long, after a warm-up of a few frames."""
+    """Test clips predicted in one batch, one row per arithmetic, against one clip after the other: once each, since
+    they are long, after a warm-up of a few frames."""
     cfg = config("fp32", on, quick)
     model, (past, cond) = build_model(cfg, shapes(), on).eval(), noise_clips(on, clips, frames)
     with Apart(one_by_one, cfg, clips, frames) as plain:
@@ -152,7 +152,7 @@ def data_of_a_step(step_seconds: float, on: torch.device, frames: int, repeats: 
 
 
 def peak(what: str, dtype: torch.dtype, on: torch.device, repeats: int, quick: bool) -> Row:
-    """What this machine reaches at best in a 3x3 convolution or a matrix product (GFLOP/s)."""
+    """The best that this machine reaches in a 3x3 convolution or a matrix product (GFLOP/s)."""
     n = 64 if quick else 256
     if what == "conv 3x3":
         x = torch.randn(16, n, 32, 64, device=on, dtype=dtype).to(memory_format=torch.channels_last)
@@ -168,14 +168,14 @@ def peak(what: str, dtype: torch.dtype, on: torch.device, repeats: int, quick: b
 
 
 def start_up(code: str, name: str, repeats: int) -> Row:
-    """Seconds a fresh interpreter takes for something, the best of some."""
+    """Seconds that a fresh interpreter takes to run `code`, the best of `repeats`."""
     run = [sys.executable, "-c", code]
     times = [seconds_of(lambda: subprocess.run(run, check=True, stdout=subprocess.DEVNULL)) for _ in range(repeats)]
     return {"what": name, "seconds": min(times), "repeats": repeats}
 
 
 def run_bench(json_path: str | os.PathLike | None = None, quick: bool = False, device: str = "auto") -> dict[str, Any]:
-    """Measure everything and print one table; `json_path` keeps it, with the device named. quick: a narrow model,
+    """Measure everything and print one table; `json_path` stores it, with the device named. quick: a narrow model,
     short clips, one repeat: a check that it runs, not a measurement."""
     on = accel.pick_device(device)
     frames, long, repeats = (4, 8, 1) if quick else (16, 630, 5)
@@ -214,7 +214,7 @@ HEADER = f"{'':60s} {'ours':>10s} {'reference':>10s} {'ratio':>7s}  range       
 
 
 def cells(row: Row) -> list[str]:
-    """A row as text: what, ours, the reference's, their ratio, its range, GFLOP/s; empty where there is none."""
+    """A row as text: what, ours, the reference's, their ratio, its range, GFLOP/s; empty if there is none."""
     unit = "megabytes" if "megabytes" in row else "seconds"
     number = "{:.0f} MB" if unit == "megabytes" else "{:.4f} s" if row[unit] < 0.1 else "{:.3f} s"
     ratio = f"{row['ratio']:.2f}x" if "ratio" in row else f"{row['share']:.2%}" if "share" in row else ""

@@ -1,5 +1,5 @@
-"""The command `lab4`. Each sub-command is a dataclass in a file of this folder: its fields are the options, `main` is
-what it does.
+"""The command `lab4`. Each sub-command is a dataclass in a file of this folder: its fields are the options, `main`
+does the work.
 
 torch, matplotlib and nbconvert are imported inside `main`, so that `--help` is immediate.
 """
@@ -41,13 +41,13 @@ COMMANDS = {
 
 
 def at_home(argument: str) -> str:
-    """~/x and --out=~/x: most shells leave a ~ behind a = as it is."""
+    """Expand ~/x and --out=~/x: most shells leave a ~ after a = alone."""
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     return option + equals + (os.path.expanduser(value) if value.split("/")[0] == "~" else value)
 
 
 def parse(argv: Sequence[str] | None = None) -> Any:
-    """The command of a command line. tyro prints its own error for a wrong one and exits with 2."""
+    """The command that a command line names. For a wrong one tyro prints its own error and exits with 2."""
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="lab4",
@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             command = parse(argv)
-        finally:  # --help and errors leave from there
+        finally:  # --help and errors exit from parse
             sys.stdout.flush()
         code = command.main() or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read has seen enough, as `head` does; there is nobody to tell
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough and is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Lab4Error as e:

@@ -1,4 +1,4 @@
-"""The command lines of the lab's earlier version, robot pushing (report_001), in this project's words."""
+"""The command lines of the lab's earlier version, robot pushing (report_001), in this project's terms."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 
 
 def flag(help: str, default: Any = None, lab: Any = None) -> Any:
-    """A flag that is not given unless it is typed; `lab` is what the lab's template takes without it."""
+    """A flag that counts only if it is typed; `lab` is the default of the lab's template."""
     return field(default=default, metadata={"help": help, "lab": lab})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BairFlags:
-    """The flags that only train_fixed_prior.py has. All but the first four, which say nothing of the model, mean
+    """The flags that only train_fixed_prior.py has. All but the first four, which say nothing about the model, imply
     --preset svg-lab."""
 
-    data_root: str | None = flag("BAIR version: the dataset; the same as --data")
-    log_dir: str | None = flag("BAIR version: where runs go; the same as --out")
-    model_dir: str | None = flag("no effect, says why")
-    cuda: bool = flag("no effect, says why", False)
+    data_root: str | None = flag("BAIR version: the dataset; same as --data")
+    log_dir: str | None = flag("BAIR version: where runs go; same as --out")
+    model_dir: str | None = flag("no effect; a note says why")
+    cuda: bool = flag("no effect; a note says why", False)
     niter: int | None = flag("BAIR version: epochs", lab=300)
-    epoch_size: int | None = flag("BAIR version: iterations of an epoch", lab=600)
-    n_future: int | None = flag("BAIR version: frames to predict in training", lab=10)
+    epoch_size: int | None = flag("BAIR version: iterations per epoch", lab=600)
+    n_future: int | None = flag("BAIR version: frames predicted in training", lab=10)
     n_eval: int | None = flag("BAIR version: frames of an evaluation clip, the given ones included", lab=30)
     beta1: float | None = flag("BAIR version: beta1 of Adam", lab=0.9)
     rnn_size: int | None = flag("BAIR version: width of the LSTMs", lab=256)
     posterior_rnn_layers: int | None = flag("BAIR version: LSTM layers of the posterior", lab=1)
     predictor_rnn_layers: int | None = flag("BAIR version: LSTM layers of the frame predictor", lab=2)
-    z_dim: int | None = flag("BAIR version: numbers of the latent z", lab=64)
-    g_dim: int | None = flag("BAIR version: numbers of a frame's vector", lab=128)
-    last_frame_skip: bool = flag("BAIR version: skips from every frame, not frozen at the last given one", False)
+    z_dim: int | None = flag("BAIR version: size of the latent z", lab=64)
+    g_dim: int | None = flag("BAIR version: size of a frame's vector", lab=128)
+    last_frame_skip: bool = flag("BAIR version: skips from every frame, not frozen after the given ones", False)
     tfr_start_decay_epoch: int | None = flag("BAIR version: last epoch before the ratio decays", lab=0)
-    tfr_decay_step: float | None = flag("BAIR version: what every epoch takes off the ratio; 0 ends at 0", lab=0)
-    tfr_lower_bound: float | None = flag("BAIR version: where the ratio stops", lab=0)
-    kl_anneal_cyclical: bool = flag("BAIR version: annealing in cycles; monotonic without it", False)
+    tfr_decay_step: float | None = flag("BAIR version: decrease of the ratio per epoch; 0: down to 0 at the end", lab=0)
+    tfr_lower_bound: float | None = flag("BAIR version: smallest ratio", lab=0)
+    kl_anneal_cyclical: bool = flag("BAIR version: cyclical annealing; monotonic without this flag", False)
 
 
-# flag -> key of Config, where the value means the same; lr, tfr and the flags of annealing are those of LabFlags
+# flag -> key of Config, where the value means the same; lr, tfr and the annealing flags come from LabFlags
 RENAMED = {
     "lr": "optimizer.lr",
     "n_eval": "eval_frames",
@@ -52,7 +52,7 @@ RENAMED = {
     "tfr": "teacher_forcing.ratio",
     "kl_anneal_ratio": "annealing.ratio",
 }
-SHARED = {*RENAMED, "kl_anneal_cycle"}  # some of them are flags of the pose version too
+SHARED = {*RENAMED, "kl_anneal_cycle"}  # some are flags of the pose version too
 OURS = {f.name for f in fields(BairFlags)} - {"data_root", "log_dir", "model_dir", "cuda"}
 
 
@@ -66,8 +66,8 @@ def bair_overrides(
 ) -> tuple[dict[str, Any], list[str]]:
     """(overrides of `Config` on top of the preset svg-lab, lines on flags without an effect) for the typed flags.
 
-    n_past: of the same command line, if typed; n_future counts from it. whole: teacher forcing and annealing are those
-    of the template where no flag says otherwise; else those of the preset.
+    n_past: from the same command line, if typed; n_future counts from it. whole: where no flag says otherwise, teacher
+    forcing and annealing are the template's; without it, the preset's.
     """
     values: dict[str, Any] = {"model": "svg", **{key: typed[name] for name, key in RENAMED.items() if name in typed}}
     notes = []
@@ -81,7 +81,7 @@ def bair_overrides(
         values |= {
             "teacher_forcing": "linear",
             "teacher_forcing.draw": "batch",
-            "teacher_forcing.start_decay": start + 1,  # here the epoch that decays first, there the one before it
+            "teacher_forcing.start_decay": start + 1,  # ours is the first epoch of the decay, theirs the one before
             "teacher_forcing.decay_step": typed.get("tfr_decay_step") or 1 / max(1, niter - start),
             "teacher_forcing.floor": typed.get("tfr_lower_bound", 0.0),
         }

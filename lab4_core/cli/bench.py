@@ -11,22 +11,22 @@ from lab4_core.errors import Lab4Error
 
 @dataclass(kw_only=True)
 class Bench:
-    """Measure training steps, rollouts and what they are made of on this machine."""
+    """Measure on this machine how fast training steps, rollouts and their parts are, against the lab's plain loop."""
 
     json: File = None
     """also write the measurements to this file"""
     quick: bool = False
-    """fewer repeats"""
+    """a check that it runs, not a measurement: a narrow model, short clips, one repeat"""
     quality: float | None = None
-    """instead: train best, compact and lab for so many minutes each, and score their rollouts on the way"""
+    """instead, train best, compact and lab for this many minutes each, and score their rollouts along the way"""
     lab_times: float = 0.0
-    """with --quality: give lab so many times the minutes that best needed to 30 dB, where that is more"""
+    """with --quality: give lab this many times the minutes that best took to reach 30 dB, if that is longer"""
     data: Folder = None
     """with --quality: root of the dataset, as for train"""
     out: Folder = None
     """with --quality: folder for the runs, as for train"""
     sets: Sets = ()
-    """with --quality: a field of every preset, such as hold_out=0"""
+    """with --quality: set a field of every preset, as in hold_out=0"""
 
     def main(self) -> None:
         if self.quality is not None:

@@ -1,4 +1,4 @@
-"""`lab4 claims`: what the reports claim, measured and judged."""
+"""`lab4 claims`: the reports' claims, measured and judged."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lab4_core.errors import Lab4Error
 
 @dataclass(kw_only=True)
 class Claims:
-    """Judge claims of the reports by what was measured: the effect in dB with its 95 % interval over paired seeds, and
-    a verdict. With --run the missing points are measured first."""
+    """Judge the reports' claims by what was measured: the effect in dB, its 95 % interval over paired seeds, and a
+    verdict. With --run, missing points are measured first."""
 
     files: Positional[tuple[str, ...]] = ()
-    """claims as YAML; else all of notebooks/sweeps"""
+    """claims as YAML files; default: all in notebooks/sweeps"""
     run: bool = False
-    """run what is missing, as one sweep; stopped and started again, it goes on"""
+    """run what is missing, as one sweep; if stopped, the same command continues it"""
     out: Folder = None
-    """folder of that sweep: what it has measured is taken over into results/ beside the claims; else
-    $LAB4_RUNS/claims-dancer (claims-lab4) with --run, and nothing new is taken over without"""
+    """folder of that sweep, whose measurements are copied into results/ beside the claims.
+    Default: with --run $LAB4_RUNS/claims-dancer (or claims-lab4); without it none, and nothing is copied"""
     data: Folder = None
-    """dataset in the LAB4 layout; else $LAB4_DATA, else the synthetic dancer"""
+    """dataset in the LAB4 layout; default: $LAB4_DATA, else the synthetic dancer"""
     engine: Literal["local", "ray", "slurm"] = "local"
-    """as of lab4 sweep"""
+    """as for lab4 sweep"""
     slots: int = 0
-    """points at the same time; 0 is one for every core"""
+    """points run at once; 0: one per core"""
     markdown: bool = False
-    """print the claims as the table of the README"""
+    """print the claims as the table in the README"""
 
     def main(self) -> None:
         from lab4_core.paths import runs_dir
@@ -50,7 +50,7 @@ class Claims:
                 raise Lab4Error(
                     f"claims --out {out}: no sweep.csv in it; expected the folder of a sweep, or --run beside it"
                 )
-            if (asked := out / "sweep.json").is_file():  # whose results they are
+            if (asked := out / "sweep.json").is_file():  # which data the results are of
                 data = "lab4" if (read_json(asked).get("common") or {}).get("data") else "dancer"
         if self.run:
             points = claims.points_of_all([claim for claim, _ in chosen])

@@ -11,25 +11,25 @@ from lab4_core.errors import Lab4Error
 
 @dataclass(kw_only=True)
 class Data:
-    """Write a synthetic dataset, the dancer in the LAB4 layout or the robot in the BAIR layout, and print its folder;
-    or convert the BAIR release."""
+    """Write a synthetic dataset, the dancer in the LAB4 layout or the robot in the BAIR layout, or convert the BAIR
+    release, and print the folder."""
 
     out: str
-    """a new folder"""
+    """a new or empty folder"""
     kind: Literal["dancer", "robot"] = "dancer"
     """which dataset"""
     clips: Whole = None
-    """training clips (dancer 4, robot 64)"""
+    """training clips (default: dancer 4, robot 64)"""
     frames: Whole = None
-    """frames of a clip (dancer 630, robot 30)"""
+    """frames per clip (default: dancer 630, robot 30)"""
     test_clips: Whole = None
-    """test clips (dancer 2, robot 4)"""
+    """test clips (default: dancer 2, robot 4)"""
     seed: int = 0
-    """another seed is other motion and other film noise"""
+    """seed of the motion and the film noise"""
     size: Text = None
-    """width x height of the pictures, pixels (dancer 64x32, robot 64x64)"""
+    """WIDTHxHEIGHT of the pictures in pixels (default: dancer 64x32, robot 64x64)"""
     from_tfrecord: Folder = None
-    """convert the BAIR release's TFRecords in this folder instead, as they are"""
+    """instead, convert the BAIR release's TFRecords in this folder; of the other options only --out counts"""
 
     def main(self) -> None:
         from lab4_core.data import convert_tfrecords, write_bair, write_lab4
@@ -46,5 +46,5 @@ class Data:
                 raise Lab4Error(f"--size {self.size}: expected WIDTHxHEIGHT in pixels, as in 64x32")
             values |= {"width": int(width), "height": int(height)}
         dataset = build("data", {"kind": self.kind, "seed": self.seed, **values})
-        check_new(self.out)  # ahead of the work
+        check_new(self.out)  # before the work
         print((write_bair if self.kind == "robot" else write_lab4)(dataset.load(), self.out))

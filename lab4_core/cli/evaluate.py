@@ -1,4 +1,4 @@
-"""`lab4 evaluate` and `lab4 test`: a run on clips whose truth is known, and on those where it is not."""
+"""`lab4 evaluate` and `lab4 test`: a run on clips with ground truth, and on those without."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from lab4_core.paths import write_text
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Score a run: PSNR and SSIM of free-running prediction, z drawn from N(0, I), beside its baselines."""
+    """Score a run: PSNR and SSIM of free-running prediction, z drawn from N(0, I), beside the baselines."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
+    """a run's folder, a folder of runs (the newest is taken), an exported file, or a checkpoint of the lab"""
     split: Literal["val", "train", "test"] = "val"
-    """the clips to score; the lab's pose test clips have no ground truth, those of robot pushing have"""
+    """the clips to score; the lab's pose test clips have no ground truth, those of robot pushing do"""
     samples: Whole = None
-    """rollouts with different z per clip: their mean, and the best one beside it; else as the run says"""
+    """rollouts with different z per clip: their mean score, and that of the best one; default: the run's"""
     frames: Whole = None
-    """frames of a clip, the given ones included, as 30 for 2 -> 28; else as the run says"""
+    """frames per clip, the given ones included, as in 30 for 2 -> 28; default: the run's"""
     single: bool = False
-    """of each clip one rollout, where a strategy of the run (averaged_views) would average several"""
+    """one rollout per clip, even if a strategy of the run (averaged_views) would average several"""
     data: Folder = None
-    """another dataset than the run's own: in the LAB4 layout, for the svg model in the BAIR layout"""
+    """a dataset other than the run's own, in the LAB4 layout (BAIR layout for the svg model)"""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto"""
     lpips: Files = ()
-    """weights for LPIPS too: the linear layers that the package lpips publishes and, in a second --lpips, torchvision's
-    alexnet or vgg16. Nothing is downloaded"""
+    """also score LPIPS, with these weights; nothing is downloaded.
+    The linear layers that the package lpips publishes and, in a second --lpips, torchvision's alexnet or vgg16"""
     fvd: File = None
-    """weights for FVD too, of I3D or of torchvision's r3d_18. Nothing is downloaded"""
+    """also score FVD, with these weights of I3D or of torchvision's r3d_18; nothing is downloaded"""
     json: File = None
-    """also write the numbers and their protocol to this file"""
+    """also write the scores and their protocol to this file"""
 
     def main(self) -> None:
         run = open_run(self.run, None, self.data, {})
@@ -54,15 +54,15 @@ class Evaluate:
 
 @dataclass(kw_only=True)
 class Test:
-    """Predict the test clips: submission.csv as the lab hands it in, a GIF and a film strip of each clip. For robot
-    pushing, where the truth is known, psnr.csv with the dB of every frame in the stead of the submission."""
+    """Predict the test clips: submission.csv in the lab's format, a GIF and a film strip of each clip. For robot
+    pushing, where the truth is known, psnr.csv with the dB of every frame replaces the submission."""
 
     run: Annotated[Positional[str | None], arg(metavar="RUN", help_behavior_hint="")] = None
-    """a run's folder, a folder with runs in it (the newest is taken), or a checkpoint of the lab"""
+    """a run's folder, a folder of runs (the newest is taken), an exported file, or a checkpoint of the lab"""
     data: Folder = None
-    """dataset in the LAB4 layout, for the svg model in the BAIR layout; else the run's own"""
+    """dataset in the LAB4 layout (BAIR layout for the svg model); default: the run's own"""
     out: Folder = None
-    """folder for the files; else test/ in the run"""
+    """folder for the files; default: test/ in the run"""
     seed: int = 0
     """seed of z"""
     device: str = "auto"

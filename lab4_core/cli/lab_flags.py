@@ -1,7 +1,7 @@
-"""The command lines of the lab's own Trainer.py and Tester.py, as students typed them, in this project's words.
+"""The command lines of the lab's own Trainer.py and Tester.py, as students typed them, in this project's terms.
 
 `LabFlags` has every flag of the lab's template and of the reports that `Config` does not have under the same name.
-`lab_overrides` says what each one means here, or in one line why it has no effect.
+`lab_overrides` translates each one, or says in one line why it has no effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lab4_core.cli.bair_flags import SHARED as BAIR_TOO
 from lab4_core.cli.bair_flags import BairFlags, bair_overrides, flag, is_bair
 from lab4_core.errors import Lab4Error, unknown
 
-# of --kl_anneal_type, whatever the case; the reports write None and NoKL_Annealing for the same thing
+# values of --kl_anneal_type, in any case; the reports' None and NoKL_Annealing are the same thing
 ANNEALING = {
     "cyclical": "cyclical",
     "monotonic": "monotonic",
@@ -28,19 +28,19 @@ SHARED = ("batch_size", "partial", "fast_partial", "device")  # flags of the lab
 
 @dataclass(frozen=True, kw_only=True)
 class LabFlags(BairFlags):
-    """The lab's own flags, for the command lines of Trainer.py and Tester.py. Any of them means --preset lab (those of
-    the BAIR version: svg-lab) and --profile full, unless these are given."""
+    """The lab's own flags, for the command lines of Trainer.py and Tester.py. Any of them implies --preset lab (those
+    of the BAIR version: svg-lab) and --profile full, unless these are given."""
 
-    DR: str | None = flag("the dataset; the same as --data")
-    save_root: str | None = flag("where runs (train) or submission.csv and GIFs (test) go; the same as --out")
+    DR: str | None = flag("the dataset; same as --data")
+    save_root: str | None = flag("where runs (train) or submission.csv and GIFs (test) go; same as --out")
     ckpt: str | None = flag("a published checkpoint (.ckpt), or a run of this project")
-    ckpt_path: str | None = flag("the same; a folder means the newest checkpoint or run in it")
+    ckpt_path: str | None = flag("same as --ckpt; a folder means the newest checkpoint or run in it")
     test: bool = flag("train: evaluate the checkpoint on val instead of training", False)
 
     num_epoch: int | None = flag("epochs", lab=70)
     lr: float | None = flag("learning rate", lab=1e-3)
     optim: str | None = flag("Adam or AdamW", lab="Adam")
-    train_vi_len: int | None = flag("frames of a training clip", lab=16)
+    train_vi_len: int | None = flag("frames per training clip", lab=16)
     val_vi_len: int | None = flag("frames of the validation clip", lab=630)
     frame_H: int | None = flag("height frames are resized to, pixels", lab=32)
     frame_W: int | None = flag("width frames are resized to, pixels", lab=64)
@@ -49,13 +49,13 @@ class LabFlags(BairFlags):
     N_dim: int | None = flag("channels of the latent z", lab=12)
     D_out_dim: int | None = flag("channels of the fused features", lab=192)
     tfr: float | None = flag("teacher-forcing ratio at the start, 0 to 1", lab=1.0)
-    tfr_sde: int | None = flag("epoch from which the ratio decays", lab=10)
-    tfr_d_step: float | None = flag("what every epoch takes off the ratio", lab=0.1)
+    tfr_sde: int | None = flag("epoch at which the ratio starts to decay", lab=10)
+    tfr_d_step: float | None = flag("decrease of the ratio per epoch", lab=0.1)
     fast_train: bool = flag("use only fast_partial of the frames during the first epochs", False)
-    fast_train_epoch: int | None = flag("the last of these epochs but one, counted from 0", lab=5)
+    fast_train_epoch: int | None = flag("the second-to-last of these epochs, counted from 0", lab=5)
     # text, not `str | None`: "None" is one of its values
     kl_anneal_type: str = flag("Cyclical, Monotonic, NoKL_Annealing or None", "", lab="Cyclical")
-    kl_anneal_cycle: int | None = flag("cycles of the cyclical type; report_004 means epochs of a cycle", lab=10)
+    kl_anneal_cycle: int | None = flag("cycles of the cyclical type; report_004 means epochs per cycle", lab=10)
     kl_anneal_ratio: float | None = flag("share of a cycle in which beta rises; report_004 means 1 / that", lab=1)
     per_save: int | None = flag("epochs between checkpoints", lab=3)
 
@@ -64,20 +64,20 @@ class LabFlags(BairFlags):
     plot_psnr: bool = flag("draw PSNR per frame into the run's folder", False)
     no_weight_interpolation: bool = flag("report_003: no interpolation with the initial weights", False)
 
-    store_visualization: bool = flag("no effect, says why", False)
-    num_workers: int | None = flag("no effect, says why", lab=4)
-    gpu: int | None = flag("no effect, says why", lab=1)
-    no_sanity: bool = flag("no effect, says why", False)
-    make_gif: bool = flag("no effect, says why", False)
+    store_visualization: bool = flag("no effect; a note says why", False)
+    num_workers: int | None = flag("no effect; a note says why", lab=4)
+    gpu: int | None = flag("no effect; a note says why", lab=1)
+    no_sanity: bool = flag("no effect; a note says why", False)
+    make_gif: bool = flag("no effect; a note says why", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TesterFlags(LabFlags):
-    """The lab's own flags: Tester.py takes all of Trainer.py's, those of training without an effect."""
+    """The lab's own flags. Tester.py takes all of Trainer.py's; those for training have no effect."""
 
-    batch_size: int | None = flag("no effect, says why", lab=2)
-    partial: float | None = flag("no effect, says why", lab=1.0)
-    fast_partial: float | None = flag("no effect, says why", lab=0.4)
+    batch_size: int | None = flag("no effect; a note says why", lab=2)
+    partial: float | None = flag("no effect; a note says why", lab=1.0)
+    fast_partial: float | None = flag("no effect; a note says why", lab=0.4)
 
 
 # flag -> key of Config, where the value means the same
@@ -123,7 +123,7 @@ def given(flags: LabFlags) -> dict[str, Any]:
 
 
 def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
-    """Of two options with one meaning the one that is given."""
+    """Of two options with the same meaning, the one given. Raises `Lab4Error` if both are and they differ."""
     if value and lab_value and value != lab_value:
         raise Lab4Error(f"{name} {value} and {lab_name} {lab_value}: they mean the same, expected one of them")
     return value or local_path(lab_value)
@@ -135,18 +135,18 @@ def data_root(data: str | None, flags: LabFlags) -> str | None:
 
 
 def out_folder(out: str | None, flags: LabFlags) -> str | None:
-    """The same of --out."""
+    """The same for --out."""
     return either("--out", either("--out", out, "--save_root", flags.save_root), "--log_dir", flags.log_dir)
 
 
 def lab_overrides(
     flags: LabFlags, n_past: int | None = None, preset: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line. n_past, preset: of
-    the same command line; n_future counts from the former, and the latter knows what flags of the BAIR version leave
+    """(overrides of `Config`, lines on the flags without an effect) of a Trainer.py command line. n_past, preset: from
+    the same command line; n_future counts from n_past, and a preset decides what the flags of the BAIR version leave
     open.
 
-    The flags of teacher forcing and of annealing set the part as a whole, so they mean the lab's whatever the preset.
+    The flags of teacher forcing and of annealing replace the whole part, so they mean the lab's whatever the preset.
     Raises `Lab4Error` for an unknown --kl_anneal_type or --optim.
     """
     typed = given(flags)
@@ -173,7 +173,7 @@ def lab_overrides(
         for name in unused.get(kind, ()):
             if name in typed:
                 notes.append(f"--{name} {typed.pop(name)} has no effect: annealing is {kind}")
-    if flags.fast_train:  # the template asks after it has taken the data, and for more than that epoch, counted from 0
+    if flags.fast_train:  # the template checks for an epoch above N, counted from 0, and after taking its data: N + 2
         values["fast_epochs"] = typed.get("fast_train_epoch", 5) + 2
     elif "fast_train_epoch" in typed:
         notes.append(f"--fast_train_epoch {flags.fast_train_epoch} has no effect: --fast_train is not given")
@@ -182,7 +182,7 @@ def lab_overrides(
 
 
 def tester_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
-    """The same for Tester.py, where only the model's widths and the frame size count."""
+    """The same for Tester.py, where only the model's widths and the frame size matter."""
     typed = given(flags)
     values = {RENAMED[name]: typed[name] for name in TESTING if name in typed and name in RENAMED}
     notes = [
@@ -194,7 +194,7 @@ def tester_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
 
 
 def for_bare_weights(flags: LabFlags) -> list[str]:
-    """The typed flags that say what a bare checkpoint does not know of itself, and a run does."""
+    """The typed flags for what a run knows about itself and a bare checkpoint does not."""
     return [f"--{name} {value}" for name, value in given(flags).items() if name in TESTING & RENAMED.keys()]
 
 
@@ -218,9 +218,9 @@ def local_path(text: str | None) -> str | None:
 def find_checkpoint(text: str) -> tuple[Path, str | None]:
     """(a run's folder or a checkpoint file, a line to show or None) that --ckpt and --ckpt_path mean.
 
-    A folder that is no run itself means the newest run or *.ckpt in it. A `save_root/epoch=99.ckpt` that is not
-    there means the newest run under save_root: that is what `lab4 train --save_root` left in its place.
-    Raises `Lab4Error` when there is neither.
+    A folder that is not a run means the newest run or *.ckpt in it. A `save_root/epoch=99.ckpt` that does not exist
+    means the newest run under save_root, which is what `lab4 train --save_root` writes instead.
+    Raises `Lab4Error` if there is neither.
     """
     path = Path(local_path(text)).expanduser()
     if path.is_file() and path.name in ("best.pt", "last.pt", "previous.pt"):  # a file of a run
@@ -239,6 +239,6 @@ def find_checkpoint(text: str) -> tuple[Path, str | None]:
 
 
 def _written(candidate: Path) -> float:
-    """When a checkpoint, or the weights of a run, were written; a run without any comes last."""
+    """When a checkpoint or the weights of a run were written; a run without weights comes last."""
     file = candidate / "best.pt" if candidate.is_dir() else candidate
     return file.stat().st_mtime if file.is_file() else 0.0

@@ -1,4 +1,4 @@
-"""What the commands' options are made of: flags from the fields of a dataclass, and the texts people type into them."""
+"""Building blocks of the options: flags from the fields of a dataclass, and parsers of what people type."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Sets = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="KEY=
 
 
 def one_of(names: Sequence[str]) -> Any:
-    """The type of an option that takes one of these words, or is not given."""
+    """The type of an option that takes one of these words, or is left out."""
     return Annotated[Literal[tuple(names)] | None, arg(metavar="|".join(names), help_behavior_hint="")]
 
 
 def flags_of(cls: type, without: Sequence[str] = ()) -> type:
     """A dataclass with the fields of `cls` as tyro flags, each unset until it is typed.
 
-    Help and the default that is shown come from the fields' metadata; the shown default is the lab's.
+    Help and the default shown come from the fields' metadata; that default is the lab's.
     """
     types_of = hints(cls)
     made = []
@@ -57,10 +57,10 @@ def flags_of(cls: type, without: Sequence[str] = ()) -> type:
 
 
 def _flag_type(f: dataclasses.Field, hint: Any) -> tuple[Any, str | None, Any]:
-    """(type on the command line, what stands for its value in the help, the value of an unset flag)."""
+    """(type on the command line, placeholder of its value in the help, value of an unset flag)."""
     if "family" in f.metadata:  # a registered part, by its name
         return str | None, "KIND", None
-    if "lab" in f.metadata and f.default is not None:  # a switch, or text in which "None" is a word
+    if "lab" in f.metadata and f.default is not None:  # a switch, or text of which "None" is a value
         return hint, None if hint is bool else "TEXT", f.default
     options = [o for o in typing.get_args(hint) if o is not type(None)]
     if typing.get_origin(hint) is Literal or hint is bool:
@@ -76,7 +76,7 @@ def typed(flags: Any) -> dict[str, Any]:
     return {k: names(k, v) for k, v in values.items() if v is not None}
 
 
-COMMON = ("data", "model", "minutes", "seed")  # fields of Config that every command has as an option of its own
+COMMON = ("data", "model", "minutes", "seed")  # fields of Config that are options of the commands themselves
 
 
 ConfigFlags = flags_of(Config, without=COMMON)
@@ -98,7 +98,7 @@ def parse_sets(sets: Sequence[str]) -> dict[str, str]:
 
 
 def parse_value(text: str) -> Any:
-    """A JSON value where the text is one, else the text."""
+    """The JSON value that a text is, or else the text itself."""
     try:
         return json.loads(text, parse_constant=str)
     except (ValueError, RecursionError):
@@ -114,7 +114,7 @@ def parse_axis(text: str) -> list[Any]:
 
 
 def names(key: str, value: Any) -> Any:
-    """Several strategies are named with commas between them."""
+    """The list of strategies that are named with commas between them; any other value unchanged."""
     return [v for v in value.split(",") if v] if key == "strategies" and isinstance(value, str) else value
 
 
@@ -124,7 +124,7 @@ def set_overrides(sets: Sequence[str]) -> dict[str, Any]:
 
 
 def dataset_root(data: str | None, variable: str = "LAB4_DATA") -> str | None:
-    """The absolute path of the dataset that is named here or in the environment, if any: runs are read from
+    """The path of the dataset named here or in the environment, if any; absolute, since its runs may be read from
     elsewhere. Which variable names it depends on the model (`presets.source`)."""
     root = data or os.environ.get(variable)
     return str(Path(local_path(root)).expanduser().resolve()) if root else None

@@ -13,7 +13,7 @@ from lab4_core.errors import Lab4Error
 
 @dataclass(kw_only=True)
 class Report(Common):
-    """Run the report's notebooks and write it as one HTML page, whose path is printed last."""
+    """Train the report's runs, write the report as one HTML page and print its path last."""
 
     def main(self) -> None:
         from lab4_core.pages.report import make_report
@@ -25,12 +25,12 @@ class Report(Common):
 
 @dataclass(kw_only=True)
 class StudentEdition:
-    """Write the notebooks with their solutions as TODOs, or check what is still to be written in them."""
+    """Write the notebooks with TODOs in place of their solutions, or check what is still to be done in them."""
 
     out: Folder = None
     """a new or empty folder for the student's notebooks"""
     check: Folder = None
-    """a student's folder: what is missing in each of its notebooks; exits with 1 while something is"""
+    """a student's folder: show what each of its notebooks still lacks; exits with 1 while anything is missing"""
 
     def main(self) -> int:
         from lab4_core.pages.student_edition import build_edition, check_edition

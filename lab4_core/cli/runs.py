@@ -1,4 +1,4 @@
-"""A run from what is typed, and what is shown of it."""
+"""Runs from what is typed, and their scores as they are shown."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lab4_core.presets import SOURCES
 def open_run(
     text: str, out: str | None, root: str | None, overrides: Mapping[str, Any], flags: Sequence[str] = ()
 ) -> Any:
-    """The run that a path means. An exported file becomes one under `out`; so does a checkpoint of the lab, of the
-    dataset at `root` and with these overrides. flags: the typed ones that only mean something for the latter."""
+    """The run that a path means. An exported file becomes a run under `out`; so does a checkpoint of the lab, with the
+    dataset at `root` and these overrides. flags: the typed ones that only matter for such a checkpoint."""
     from lab4_core.inference import import_checkpoint, load_run
 
     path, line = lab_flags.find_checkpoint(text)
@@ -34,7 +34,7 @@ def open_run(
 
 
 def dataset_for(run: Any, root: str | None) -> Any:
-    """The dataset in a folder at the frame size of the run's own; None where no folder is named: the run's own."""
+    """The dataset in a folder, at the frame size of the run's; None, for the run's own, if no folder is named."""
     from lab4_core.data import load_data
     from lab4_core.registry import build
 
@@ -61,7 +61,7 @@ def score(
 
 
 def print_score(score: Any) -> None:
-    """The model beside its baselines, and how they were measured."""
+    """Print the scores of the model and its baselines, and how they were measured."""
     from lab4_core.scores import MEASURES
 
     means = score.means
@@ -80,7 +80,7 @@ def print_score(score: Any) -> None:
 
 
 def draw(run: Any, result: Any, loss: bool, psnr: bool) -> None:
-    """The pictures that --plot_training_loss and --plot_psnr ask for, in the run's folder."""
+    """Write the figures of --plot_training_loss and --plot_psnr into the run's folder."""
     if not (loss or psnr):
         return
     from lab4_core import plots

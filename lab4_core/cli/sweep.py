@@ -18,27 +18,26 @@ from lab4_core.presets import load_config, source
 @dataclass(kw_only=True)
 class Sweep(Common):
     """Run a grid of configurations, each as notebook 06 in a process of its own; started again, it runs only what
-    is missing. The path of the table is printed last; a failed point is a row with its reason."""
+    is missing. A failed point is a row with its reason. The path of the table is printed last."""
 
     engine: Literal["local", "ray", "slurm"] = "local"
     """processes here, Ray tasks, or Slurm jobs (through submitit)"""
     slots: int = 0
-    """points at the same time, each with its share of the cores; 0 is one for every core"""
+    """points run at once, each with its share of the cores; 0: one per core"""
     file: File = None
-    """YAML: a mapping of keys to lists of values is a grid, a list is a list of points, a claim is one with its levels
-    and seeds; --set crosses it"""
+    """YAML with a grid (a mapping of keys to lists of values), a list of points, or a claim; --set crosses it"""
     gpus: int = 0
-    """GPUs that each point has for itself; 0 reserves none"""
+    """GPUs that each point has to itself; 0 reserves none"""
     address: Text = None
-    """ray: address of a cluster; else one is started here"""
+    """ray: address of a cluster; without it one is started here"""
     cluster: Text = None
     """slurm: "local" runs submitit's stand-in for a cluster on this machine"""
     partition: Text = None
     """slurm: partition of the jobs"""
     timeout_min: int = 0
-    """minutes after which a point is ended and counts as failed; 0 is 4 hours on Slurm and a day elsewhere"""
+    """minutes after which a point is stopped and counts as failed; 0: 4 hours on Slurm, a day elsewhere"""
     show: bool = False
-    """draw curves and moving pictures into the notebook of every point, for which it takes longer"""
+    """draw curves and moving pictures into the notebook of every point, which takes longer"""
 
     def points(self) -> list[dict[str, Any]]:
         from lab4_core.sweeps.claims import points_of
@@ -54,7 +53,7 @@ class Sweep(Common):
 
         points, own = self.points(), self.own()
         recipe = self.recipe({**own, **(points[0] if points else {})})
-        named = any({"data", "data.kind"} & point.keys() for point in points)  # then no variable says where they lie
+        named = any({"data", "data.kind"} & point.keys() for point in points)  # then no variable names the folder
         data = options.dataset_root(self.data, "" if named else source(recipe["preset"], own)[0])
         check_points(points, own, recipe, data)
         common = {**recipe, "data": data or "", **{k: own.pop(k) for k in ("seed", "minutes") if k in own}}
@@ -73,7 +72,7 @@ class Sweep(Common):
 def check_points(
     points: Sequence[Mapping[str, Any]], own: Mapping[str, Any], recipe: Mapping[str, str], data: str | None
 ) -> None:
-    """A sweep in which no point can run is a mistake in its command: raise the first point's error at once."""
+    """If no point of a sweep can run, the command is wrong: raise the first point's error at once."""
     for i, point in enumerate(points):
         keys = {"preset", "profile"}
         overrides = layer(own, {k: v for k, v in point.items() if k not in keys})

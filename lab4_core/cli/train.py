@@ -1,4 +1,4 @@
-"""`lab4 train`: the run that a command line means, and its training."""
+"""`lab4 train`: the run that a command line describes, and its training."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from lab4_core.presets import load_config
 
 @dataclass(kw_only=True)
 class Train(Common):
-    """Train a run, or go on with it, and print its folder last. A finished run is not trained again."""
+    """Train a run, or resume it, and print its folder last. A finished run is not trained again."""
 
     resume: Literal["auto", "never"] = "auto"
-    """auto goes on from the last checkpoint, never begins anew"""
+    """auto: resume from the last checkpoint; never: start afresh"""
     logger: UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = ()
-    """also log to TensorBoard or Weights & Biases (offline), where installed"""
+    """also log to TensorBoard or Weights & Biases (offline), which must be installed"""
     config: OmitArgPrefixes[ConfigFlags] = field(default_factory=ConfigFlags)
     lab: OmitArgPrefixes[TrainFlags] = field(default_factory=TrainFlags)
 
     def configuration(self) -> tuple[Config, list[str]]:
-        """The run that is meant, and the lines on flags without an effect."""
+        """The configuration of the run, and the lines on flags without an effect."""
         flags = self.flags()
         lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past, self.preset)
         typed = options.typed(self.config), self.own(), options.set_overrides(self.sets)
         asked = {k: v for values in typed for k, v in values.items()}
-        if all(asked.get(k) is not None for k in ("steps", "minutes")):  # in layers the later one would win unseen
+        if all(asked.get(k) is not None for k in ("steps", "minutes")):  # layered, the later one would win silently
             raise Lab4Error(f"steps = {asked['steps']}, minutes = {asked['minutes']}: expected at most one of them")
         overrides = layer(lab_values, *typed)
         recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
@@ -81,7 +81,7 @@ class Train(Common):
             from lab4_core.engine import train
 
             run = train(cfg, out=out, resume=self.resume, loggers=loggers)
-            if not leads():  # of the processes of torchrun the first one speaks
+            if not leads():  # under torchrun only the first process prints
                 return
             if run.result.get("status") == "partial":
                 raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`lab4 export`, `lab4 import` and `lab4 soup`: weights that travel, and their means."""
+"""`lab4 export`, `lab4 import` and `lab4 soup`: weights as files, and their averages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lab4_core.errors import Lab4Error
 
 @dataclass(kw_only=True)
 class Export:
-    """Write the best weights of a run, with its configuration and score, into one safetensors file."""
+    """Write the best weights of a run, with its configuration and score, to one safetensors file."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     """a run's folder"""
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """the file, NAME.safetensors; `lab4 import` makes a run of it again"""
+    """the file, NAME.safetensors; `lab4 import` turns it back into a run"""
 
     def main(self) -> None:
         from lab4_core.inference import load_run
@@ -30,17 +30,17 @@ class Export:
 
 @dataclass(kw_only=True)
 class Import:
-    """Take an exported file or a published checkpoint of the lab as a run, for evaluate, test and the notebooks."""
+    """Turn an exported file or a published checkpoint of the lab into a run, for evaluate, test and the notebooks."""
 
     ckpt: Annotated[Positional[str], arg(metavar="CKPT")]
     """a .safetensors file of `lab4 export`, or the lab's .ckpt file: {"state_dict": ...} or the bare weights"""
     out: Folder = None
-    """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
+    """folder for the run; default: $LAB4_RUNS, else runs/ in the checkout"""
     norm: options.one_of(["image", "running"]) = None
-    """BatchNorm of the poses: by each image's own statistics, as the lab's template trains and tests (image, the
-    default), or by the running averages"""
+    """BatchNorm of the poses: by each image's own statistics (image, the default), or by the running averages.
+    The lab's template trains and tests with the former"""
     sets: Sets = ()
-    """other values of the model, as model.f_dim=64"""
+    """other values of the model, as in model.f_dim=64"""
 
     def main(self) -> None:
         from lab4_core.inference import import_checkpoint
@@ -61,12 +61,12 @@ class Import:
 
 @dataclass(kw_only=True)
 class Soup:
-    """Average the weights of runs that began with the same weights into one run, for evaluate and test."""
+    """Average the weights of runs that started from the same weights into one run, for evaluate and test."""
 
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN...")]
-    """two runs' folders or more, of one model"""
+    """folders of two or more runs of the same model"""
     out: Folder = None
-    """folder for the run; else $LAB4_RUNS, else runs/ of the checkout"""
+    """folder for the run; default: $LAB4_RUNS, else runs/ in the checkout"""
 
     def main(self) -> None:
         from lab4_core.inference import load_run

@@ -1,4 +1,4 @@
-"""Datasets: one file a kind.
+"""Datasets: one file per kind.
 
     data = load_data(cfg)            # VideoData: uint8 frames and conditions, in memory
 
@@ -37,10 +37,10 @@ __all__ = [
 
 
 def load_data(cfg) -> VideoData:
-    """The dataset a configuration names (or a `Dataset` itself), loaded once in a process; with `cfg.hold_out` that
-    clip of it stands in the place of val.
+    """The dataset that a configuration names (or a `Dataset` itself), loaded once per process; with `cfg.hold_out`,
+    that training clip takes the place of val.
 
-    Files that change later are seen by the next process. Raises `Lab4Error` naming the path and what was expected.
+    Files that change later are only seen by the next process. Raises `Lab4Error` naming the path and what was expected.
     """
     if isinstance(cfg, Dataset):
         return _load(cfg)
@@ -48,7 +48,7 @@ def load_data(cfg) -> VideoData:
 
 
 def left_out(data: VideoData, cfg) -> VideoData:
-    """A loaded dataset with the training clip in the place of val that `cfg.hold_out` names, if it names one."""
+    """A loaded dataset in which the training clip that `cfg.hold_out` names, if any, takes the place of val."""
     return data if cfg.hold_out is None else data.hold_out(cfg.hold_out)
 
 

@@ -1,9 +1,9 @@
-"""BAIR robot pushing (small) as the lab's earlier version hands it out: a folder a sequence, read into one uint8 store.
+"""BAIR robot pushing (small) as the lab's earlier version ships it: one folder per sequence, read into one uint8 store.
 
     root/train/traj_<a>_to_<b>/<sequence>/{0..29}.png   actions.csv (30 x 4)   endeffector_positions.csv (30 x 3)
     root/test/…                                         and in some copies root/validate/…
 
-The condition of a frame is its row of both tables side by side: 7 numbers.
+A frame's condition is its row of both tables, side by side: 7 numbers.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
 from lab4_core.registry import check, register
 
-TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # file: numbers a row
+TABLES = {"actions.csv": 4, "endeffector_positions.csv": 3}  # file: numbers per row
 NAMES = {"train": ("train",), "val": ("validate", "validation", "val", "test"), "test": ("test",)}
 LAYOUT = "expected the BAIR layout (train and test, in them traj_<a>_to_<b>/<sequence>/0.png …, " + ", ".join(TABLES)
 LAYOUT += "; or the TFRecords, once converted by lab4 data --from_tfrecord DIR --out ROOT)"
-GIVEN = 2  # frames a test clip begins with
+GIVEN = 2  # frames at the start of a test clip that are given
 
 
 @register("data", "bair")
 @dataclass(frozen=True, kw_only=True)
 class BairFolder(Dataset):
-    """The BAIR sequences under `root` (relative: to the working directory, else to the checkout).
+    """The BAIR sequences under `root` (a relative path starts at the working directory, else at the checkout).
 
-    PNGs are resized to height x width, bilinear. clips, val_clips, test_clips: only the first so many sequences of a
-    split. Validation is the folder `validate` where there is one, else `test`; a root that only has `train` or only
-    `test` (a sample) is trained on and scored on the same sequences, which the dataset's name then says. The decoded
-    frames are cached; a file added, removed or changed is noticed by its name, size and time. Raises
-    `Lab4Error` for whatever is missing, broken or out of place, naming the file and the row.
+    PNGs are resized to height x width, bilinear. clips, val_clips, test_clips: use only this many sequences, the
+    first ones of the split. Validation is the folder `validate` (`validation`, `val`) if there is one, else `test`. If
+    the root has only `train` or only `test` (a sample), training and scoring use the same sequences, and the
+    dataset's name says so. The decoded frames are cached; a file added, removed or changed is noticed by name, size
+    and time. Raises `Lab4Error` for anything missing, broken or out of place, naming the file and the row.
     """
 
     root: str = ""
@@ -77,7 +77,7 @@ class BairFolder(Dataset):
         return data
 
     def check_memory(self, splits: dict[str, list[Sequence]]) -> None:
-        """All frames are held in memory: say so before hours of reading end in a crash."""
+        """Raise `Lab4Error` if the frames do not fit into memory, before hours of reading end in a crash."""
         frames = sum(len(s.pngs) for listing in splits.values() for s in listing)
         need, have = frames * 3 * self.height * self.width, paths.free_memory()
         if 1.1 * need > have:
@@ -88,7 +88,7 @@ class BairFolder(Dataset):
             )
 
     def decode(self, name: str, splits: dict[str, list[Sequence]]) -> cache.Arrays:
-        """All pictures and tables; PIL unpacks in parallel, without holding Python's lock."""
+        """All pictures and tables, read in parallel: PIL decodes without holding the GIL."""
         total, done, arrays = sum(map(len, splits.values())), 0, {}
         progress = Progress(f"reading {name}")
         progress.line(f"{total} sequences (once; then cached)")
@@ -141,7 +141,7 @@ class Sequence:
 
 
 def find_root(root: str) -> Path:
-    """The folder `root`, or a `Lab4Error` that says what is wrong with it and which folder near it would fit."""
+    """The folder `root`. Raises `Lab4Error` saying what is wrong with it and which folder nearby would fit."""
     if not root:
         raise Lab4Error(f"data bair: root = '': {LAYOUT}; pass --data ROOT or set BAIR_DATA")
     path = existing_folder(root, LAYOUT)
@@ -150,7 +150,7 @@ def find_root(root: str) -> Path:
 
 
 def is_bair_root(path: Path) -> bool:
-    """Whether a folder lies in the BAIR layout."""
+    """Whether a folder has the BAIR layout."""
     return any(find_split(path, split) for split in NAMES)
 
 
@@ -159,7 +159,7 @@ def find_split(root: Path, split: str) -> Path | None:
 
 
 def sequences(folder: Path, root: Path, limit: int | None) -> list[Sequence]:
-    """The sequences of a split in the order of their numbers, each checked for what it must hold."""
+    """The sequences of a split in numerical order, each checked for what it must contain."""
 
     def numbered(parent: Path) -> list[Path]:
         return sorted((p for p in parent.iterdir() if p.is_dir() and p.name[:1] != "."), key=lambda p: _key(p.name))
@@ -204,7 +204,7 @@ def read_table(path: Path, columns: int, rows: int) -> np.ndarray:
     Raises `Lab4Error` naming the file, the row (from 1) and what was expected there.
     """
     try:
-        if not path.is_file() or path.stat().st_size > 10_000_000:  # a pipe would be waited for, for ever
+        if not path.is_file() or path.stat().st_size > 10_000_000:  # reading a pipe would block for ever
             raise Lab4Error(f"{path} is no small file: expected a CSV of {rows} rows of {columns} numbers")
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as e:
@@ -227,6 +227,6 @@ def _row(path: Path, n: int, line: str, columns: int) -> list[float]:
             value = float(word)
         except ValueError:
             value = float("nan")
-        if not abs(value) < 1e30:  # NaN too; a larger one is no float32
+        if not abs(value) < 1e30:  # catches NaN too; far beyond any real value, within float32
             raise Lab4Error(f"{path}, row {n} holds {word.strip()!r}: expected {columns} finite numbers")
     return [float(word) for word in words]

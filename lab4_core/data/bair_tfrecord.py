@@ -1,6 +1,6 @@
 """The original release of BAIR robot pushing (TFRecords), converted once into the lab's folders.
 
-One record is one sequence; of frame t it holds `t/image_aux1/encoded` (64 x 64 RGB, raw bytes), `t/action` (4) and
+One record is one sequence; for frame t it holds `t/image_aux1/encoded` (64 x 64 RGB, raw bytes), `t/action` (4) and
 `t/endeffector_pos` (3). `image_main`, a second camera, is left out, as in the lab and in the papers.
 """
 
@@ -28,8 +28,8 @@ SIDE = 64  # pixels of the raw frames
 def convert_tfrecords(source: str | os.PathLike, root: str | os.PathLike) -> Path:
     """Write every sequence of the TFRecords under `source` (in folders train, test, …) as root/<split>/<file>/<number>.
 
-    root is a new folder, which appears when it is whole. Raises `Lab4Error` naming the file and the record for
-    what is cut off, has no such features, or other sizes.
+    root is a new folder, which appears only when complete. Raises `Lab4Error` naming the file and the record that
+    is cut off, lacks these features, or has them in other sizes.
     """
     root, source = check_new(root), Path(source).expanduser()
     files = find_tfrecords(source)
@@ -47,7 +47,7 @@ def convert_tfrecords(source: str | os.PathLike, root: str | os.PathLike) -> Pat
 
 
 def find_tfrecords(source: Path) -> list[tuple[str, Path]]:
-    """(split, file) of all TFRecords under a folder, in their order."""
+    """(split, file) of all TFRecords under a folder, ordered by the numbers in their names."""
     if not source.is_dir():
         raise Lab4Error(f"{source} is not a folder: expected the release, with train/*.tfrecords and test/*.tfrecords")
     found = []
@@ -65,7 +65,7 @@ def read_sequence(record: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Frames uint8 (T, 3, H, W) and conditions float32 (T, 7) of one record."""
     try:
         features = read_example(record)
-    except ValueError as e:  # UnicodeDecodeError is one
+    except ValueError as e:  # UnicodeDecodeError included
         raise Lab4Error(f"{where}: not a tf.train.Example ({e})") from e
     frames, cond = [], []
     for t in itertools.count():
@@ -88,9 +88,9 @@ def read_sequence(record: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _picture(data: bytes, where: str) -> np.ndarray:
-    if len(data) == SIDE * SIDE * 3:  # the release calls them encoded and stores them raw
+    if len(data) == SIDE * SIDE * 3:  # the release says encoded but stores them raw
         return np.frombuffer(data, np.uint8).reshape(SIDE, SIDE, 3)
     try:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except Exception as e:  # PIL raises many kinds for bytes that are no picture
+    except Exception as e:  # PIL raises many kinds of error for bytes that are not a picture
         raise Lab4Error(f"{where}: {len(data)} bytes; expected {SIDE} x {SIDE} x 3, or a JPEG or PNG") from e

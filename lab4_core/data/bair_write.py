@@ -1,4 +1,4 @@
-"""The BAIR layout, written: any dataset of frames with 7 numbers each as the lab's folders of PNGs and tables."""
+"""Writes the BAIR layout: any dataset with 7 numbers per frame, as the lab's folders of PNGs and tables."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lab4_core.data.lab4_write import check_new, new_folder
 from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
 
-PER_FOLDER = 256  # sequences in a traj_<a>_to_<b>, as in the release
+PER_FOLDER = 256  # sequences per traj_<a>_to_<b>, as in the release
 
 
 def place(number: int) -> str:
-    """The folder of sequence `number` in its split."""
+    """The folder of sequence `number` within its split."""
     first = number // PER_FOLDER * PER_FOLDER
     return f"traj_{first}_to_{first + PER_FOLDER - 1}/{number - first}"
 
 
 def write_sequence(folder: Path, frames: np.ndarray, cond: np.ndarray) -> None:
-    """A sequence as a new folder: frames uint8 (T, 3, H, W), cond float32 (T, 7), every number to its last digit."""
+    """A sequence as a new folder: frames uint8 (T, 3, H, W), cond float32 (T, 7), every number in full precision."""
     folder.mkdir(parents=True)
     for i, frame in enumerate(frames):
         Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(folder / f"{i}.png", compress_level=3)
@@ -38,9 +38,9 @@ def write_sequence(folder: Path, frames: np.ndarray, cond: np.ndarray) -> None:
 def write_bair(data: VideoData, root: str | os.PathLike) -> Path:
     """Write a dataset as train, validate and test in the BAIR layout into a new folder, and return it.
 
-    Everything is built beside the place and moved there when it is whole. Loading it gives the same bytes and digest
-    where the test clips' names are the layout's. Raises `Lab4Error` for a folder that is not empty, conditions
-    that are not 7 numbers, test clips without their truth, or a disk that is full.
+    Everything is built beside `root` and moved there once complete. Loading it gives the same bytes, and the same
+    digest if the test clips already have the layout's names. Raises `Lab4Error` for a folder that is not empty,
+    conditions that are not 7 numbers, test clips without their truth, or a full disk.
     """
     root = check_new(root)
     if data.train.cond.shape[1:] != (sum(TABLES.values()),):

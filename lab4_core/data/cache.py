@@ -1,7 +1,7 @@
-"""One file for each loaded dataset, so that PNGs are decoded (or a dancer rendered) once.
+"""One file per loaded dataset, so that PNGs are decoded (or a dancer is rendered) only once.
 
-An uncompressed .npz: plain arrays, no pickles, a CRC for each. The cache is an aid, never a need:
-a folder that cannot be written or a damaged file costs time and nothing else.
+An uncompressed .npz: plain arrays, no pickles, a CRC for each. The cache is never required: a folder that cannot be
+written or a damaged file costs time, nothing else.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SPLITS = ("train", "val", "test")
 
 
 def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of `make()`, from the cache when its file was written under the same manifest.
+    """The arrays of `make()`, from the cache if its file was written for the same manifest.
 
-    identity: what the dataset is (its place and parameters); it names the file.
-    The array `digest` is added: a hash of the content, so that a cached dataset need not be read through for it.
-    manifest: what the arrays depend on and may change (names, sizes and times of files); another one rebuilds.
+    identity: what the dataset is (its location and parameters); it names the file.
+    manifest: what the arrays depend on and may change (names, sizes and times of files); another one rebuilds them.
+    The array `digest` is added, a hash of the content, so that a cached dataset need not be hashed again.
     """
     path = paths.CACHE / f"{name}-{_hash(identity)}.npz"
     stamp = np.frombuffer(bytes.fromhex(hashlib.sha256(_bytes(manifest)).hexdigest()), np.uint8)
@@ -35,24 +35,24 @@ def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -
     if arrays is None:
         arrays = make()
         arrays["digest"] = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
-        paths.remove_leftovers(paths.CACHE, paths.STALE)  # a killed process leaves as much as a dataset
+        paths.remove_leftovers(paths.CACHE, paths.STALE)  # what a killed process left can be as large as a dataset
         try:
             with paths.replacing(path) as temporary:
                 np.savez(temporary, manifest=stamp, **arrays)
-        except (Lab4Error, OSError, ValueError) as e:  # a name that is no Unicode is none for a zip file
+        except (Lab4Error, OSError, ValueError) as e:  # a name that is not Unicode cannot be one in a zip file
             print(f"lab4: not cached: {e}", file=sys.stderr)
     return arrays
 
 
 def _read(path: Path, stamp: np.ndarray) -> Arrays | None:
-    """The arrays of a cache file, or None where there is none, it is of older content, or it is damaged."""
+    """The arrays of a cache file, or None if it is missing, out of date or damaged."""
     try:
         with np.load(path, allow_pickle=False) as f:
             if not np.array_equal(f["manifest"], stamp):
                 return None
             arrays = {key: f[key] for key in f.files if key != "manifest"}
             return arrays if "digest" in arrays else None
-    except Exception:  # a damaged file fails in as many ways as it has bytes; what is missing is made again
+    except Exception:  # a damaged file can fail in any way; it is made again
         return None
 
 
@@ -61,12 +61,12 @@ def _hash(text: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Also of names on the disk that are no Unicode."""
+    """UTF-8, even of file names on disk that are not valid Unicode."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def digest(arrays: Arrays) -> str:
-    """16 hex digits of a dataset's content: names, types, shapes and bytes of the arrays of its splits."""
+    """A hash of a dataset's content, 16 hex digits: names, types, shapes and bytes of the arrays of its splits."""
     h = hashlib.sha256()
     for key in sorted(k for k in arrays if k.split("/")[0] in SPLITS):
         a = np.ascontiguousarray(arrays[key])
@@ -76,8 +76,8 @@ def digest(arrays: Arrays) -> str:
 
 
 def from_arrays(arrays: Arrays, name: str, digest: str) -> VideoData:
-    """A dataset from named arrays: `train/frames`, `train/cond`, `train/starts`, the same of `val`, and for every test
-    clip `test/<name>/first`, `test/<name>/cond` and maybe `test/<name>/truth`, in their order. Others are left out."""
+    """A dataset from named arrays: `train/frames`, `train/cond`, `train/starts`, the same for `val`, and for each test
+    clip, in order, `test/<name>/first`, `test/<name>/cond` and maybe `test/<name>/truth`. Others are ignored."""
     tensor = {key: torch.from_numpy(a) for key, a in arrays.items() if key.split("/")[0] in SPLITS}
     splits = [
         Clips(tensor[f"{s}/frames"], tensor[f"{s}/cond"], tuple(arrays[f"{s}/starts"].tolist()))
@@ -89,6 +89,6 @@ def from_arrays(arrays: Arrays, name: str, digest: str) -> VideoData:
 
 
 def load(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -> VideoData:
-    """`fetch` as a dataset."""
+    """`fetch`, as a dataset."""
     arrays = fetch(name, identity, manifest, make)
     return from_arrays(arrays, name, arrays["digest"].tobytes().hex())

@@ -1,12 +1,12 @@
-"""Where one clip ends and the next begins, found from the pictures: the LAB4 layout does not say."""
+"""Where one clip ends and the next begins, found from the pictures, since the LAB4 layout does not say."""
 
 from __future__ import annotations
 
 import numpy as np
 
-NEIGHBOURS = 10  # frames on either side that say how much motion changes a picture here
-RATIO = 15  # a cut changes it this many times more than the largest of them
-FLOOR = 30.0  # and by at least this mean squared difference (of 255 levels): noise makes no cut
+NEIGHBOURS = 10  # frames on either side, which show how much mere motion changes the picture
+RATIO = 15  # a cut changes it more than this many times as much as any of them
+FLOOR = 30.0  # and by more than this mean squared difference (of 255 levels): noise is no cut
 
 
 def frame_changes(frames: np.ndarray, chunk: int = 256) -> np.ndarray:
@@ -19,11 +19,11 @@ def frame_changes(frames: np.ndarray, chunk: int = 256) -> np.ndarray:
 
 
 def find_cuts(frames: np.ndarray) -> list[int]:
-    """Indices of the frames before which the recording was cut.
+    """Indices of the first frame after each cut of the recording.
 
-    A cut is a single jump in the midst of calm: the change is RATIO times larger than any of the NEIGHBOURS before
-    and after it. Motion, however fast, comes with fast neighbours. On four clips of the lab's own frames the cuts
-    stand out 39 and 183 times, the strongest of all other frames (a person who turns close to the camera) 6.6 times.
+    A cut is a single jump amid calm: its change is more than RATIO times as large as any of the NEIGHBOURS before
+    and after it. Motion, however fast, has fast neighbours. In four clips of the lab's own frames the cuts stand out
+    39 and 183 times, the strongest other frame (a person turning close to the camera) 6.6 times.
     """
     change = frame_changes(frames)
     if len(change) < 2:
@@ -39,9 +39,9 @@ def find_starts(frames: np.ndarray, numbers: np.ndarray, usual: int) -> tuple[in
     """The first frames of the clips of a training set, from three kinds of evidence:
 
     1. cuts in the picture (`find_cuts`);
-    2. gaps in the numbers of the files (a step larger than the usual one): the frames between are missing;
-    3. when there are cuts, all at multiples of `usual` (the length of the validation clip), and the whole is a multiple
-       of it too, the set is a row of clips of that length. A recording that was divided and not interrupted shows
+    2. gaps in the file numbers (a step larger than the median), where frames are missing;
+    3. if there are cuts, all at multiples of `usual` (the length of the validation clip), and the total length is a
+       multiple of it too, the set is a row of clips of that length. A continuous recording that was divided shows
        nothing in the picture, as at frame 1260 of the lab's own.
     """
     cuts = find_cuts(frames)

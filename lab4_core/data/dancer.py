@@ -1,7 +1,7 @@
-"""The embedded dataset: a procedural dancer in a studio, with the layout and the statistics of the lab's data.
+"""The built-in dataset: a procedural dancer in a studio, with the layout and statistics of the lab's data.
 
-It needs no download and has ground truth for its test clips. Everything follows from the parameters:
-the same ones give the same bytes.
+It needs no download and has ground truth for its test clips. Everything follows from the parameters: the same
+parameters give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lab4_core.data.store import Dataset, VideoData, check_memory
 from lab4_core.progress import Progress
 from lab4_core.registry import check, register
 
-VERSION = 3  # of motion and renderer together: another one means other pictures
+VERSION = 3  # of motion and renderer together; raised when the pictures change
 SPLITS = {"train": 0, "val": 1, "test": 2}
 
 
@@ -26,7 +26,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 class Dancer(Dataset):
     """`clips` training clips, one calmer validation clip and `test_clips` test clips of `frames` frames each.
 
-    More training clips leave the others, and the first ones, as they are. Rendered once, then cached.
+    Adding training clips changes none of the existing clips. Rendered once, then cached.
     """
 
     clips: int = 4
@@ -45,7 +45,7 @@ class Dancer(Dataset):
         return cache.load(self.kind, *self._key(), self._render)
 
     def test_truth(self) -> tuple[torch.Tensor, ...]:
-        """What the test clips really show: uint8 (T, C, H, W) for each, frame 0 the given one."""
+        """The ground truth of the test clips: uint8 (T, C, H, W) each, frame 0 being the given one."""
         arrays = cache.fetch(self.kind, *self._key(), self._render)
         return tuple(torch.from_numpy(arrays[f"truth/{i}"]) for i in range(self.test_clips))
 
@@ -65,7 +65,7 @@ class Dancer(Dataset):
 
     def _render(self) -> cache.Arrays:
         pictures = 2 * (self.clips + 1 + self.test_clips) * self.frames
-        check_memory("data dancer", 2 * pictures, self.height, self.width)  # clip by clip, and put together
+        check_memory("data dancer", 2 * pictures, self.height, self.width)  # once clip by clip, once joined
         todo = [*(("train", i) for i in range(self.clips)), ("val", 0), *(("test", i) for i in range(self.test_clips))]
         progress = Progress("rendering the dancer")
         progress.line(f"{len(todo)} clips of {self.frames} frames (once; then cached)")

@@ -1,7 +1,7 @@
 """The dancer's motion: a choreography of joint angles.
 
-Places in metres, x to the right of the picture, z away from the camera; angles in degrees, yaw 0 faces the camera and
-90 the right edge of the picture; time in frames.
+Positions in metres, x towards the right of the picture, z away from the camera; angles in degrees, yaw 0 faces the
+camera and 90 the right edge of the picture; time in frames.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ REST = {
 }.items()}  # fmt: skip
 PLACE = ("x", "z", "yaw")
 
-STRIDE = 1.45  # metres a cycle of two steps
-TEMPO = 1.15  # all times; set so that frames differ from their neighbours as the real ones do
+STRIDE = 1.45  # metres per cycle of two steps
+TEMPO = 1.15  # factor on all durations; makes neighbouring frames differ as much as real ones do
 
 
 class Choreography:
-    """A list of keyframes that is written forwards: `to` adds one, `hold` repeats the last."""
+    """Keyframes written in order of time: `to` adds one, `hold` repeats the last."""
 
     def __init__(self, start: dict[str, float]):
         self.state = REST | start
@@ -35,26 +35,26 @@ class Choreography:
         return self.frames[-1]
 
     def to(self, frames: float, **changes: float) -> None:
-        """In so many frames, times TEMPO, reach this state with these changes. `arm=`, `hip=` mean both sides."""
+        """Change the state in this way within frames x TEMPO frames. `arm=`, `hip=` and so on mean both sides."""
         both = {f"{side}_{k}": v for k, v in changes.items() if k not in REST for side in "lr"}
         self.state = self.state | both | {k: v for k, v in changes.items() if k in REST}
         self.frames.append(self.frames[-1] + max(1, round(frames * TEMPO)))
         self.keys.append(self.state)
 
     def rest(self, frames: float) -> None:
-        """Back to standing with arms down, where and facing as now."""
+        """Return to standing with arms down, in the same place and direction."""
         self.to(frames, **{k: v for k, v in REST.items() if k not in PLACE})
 
     def hold(self, frames: float) -> None:
         self.to(frames)
 
     def face(self, yaw: float) -> None:
-        """Turn on the spot, the short way, at about 4 degrees a frame."""
+        """Turn on the spot, the short way, at about 4 degrees per frame."""
         turn = (yaw - self.state["yaw"] + 180) % 360 - 180
         self.to(6 + abs(turn) / 4.5, yaw=self.state["yaw"] + turn)
 
     def walk(self, x: float, z: float, speed: float) -> None:
-        """Turn towards a place and walk there, `speed` metres a frame."""
+        """Turn towards a place and walk there, at `speed` metres per frame (before TEMPO)."""
         dx, dz = x - self.state["x"], z - self.state["z"]
         if np.hypot(dx, dz) > 0.1:
             self.face(np.degrees(np.arctan2(dx, -dz)))
@@ -62,7 +62,7 @@ class Choreography:
 
 
 # ------------------------------------------------------------------ what the dancer can do
-# Each writes one action; the draws of `rng` vary its sides, sizes and times.
+# Each adds one action; draws from `rng` vary its side, size and timing.
 
 
 def raise_arms(c, rng):
@@ -203,10 +203,10 @@ CALM = (raise_arms, wave, spread, hands_forward, lift_knee, squat, turn, sway, r
 
 
 def choreograph(frames: int, rng: np.random.Generator, calm: bool = False) -> dict[str, np.ndarray]:
-    """Angles and places (T,) of one clip: two actions on the spot, one across the floor, and so on, each kind in an
-    order drawn by `rng` in which each comes once before any comes again.
+    """Angles and positions (T,) of one clip: two actions on the spot for each one across the floor. `rng` shuffles both
+    lists and goes through a whole list before it shuffles it again.
 
-    calm: without the actions that go far, come close or leave.
+    calm: fewer kinds of actions, none of which goes far, comes close to the camera or leaves the picture.
     """
     spot, across = (shuffled(actions, rng) for actions in (CALM if calm else (ON_THE_SPOT, ACROSS)))
     x = rng.uniform(-0.7, 0.7) * (0.4 if calm else 1)
@@ -227,14 +227,14 @@ def shuffled(actions: tuple, rng: np.random.Generator) -> Iterator[Callable]:
 
 
 def smooth(curve: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian filter over time: corners of the keyframes become starts and stops of a body with mass."""
+    """Gaussian filter over time: the corners at keyframes become the starts and stops of a body with mass."""
     n = int(4 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-n, n + 1) / sigma) ** 2)
     return np.convolve(np.pad(curve, n, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 def step(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Add the steps that the way over the floor takes: the phase of the gait is the distance walked."""
+    """Add the steps of walking: the phase of the gait follows the distance covered."""
     vx, vz = np.gradient(a["x"]), np.gradient(a["z"])
     speed = np.hypot(vx, vz)
     yaw = np.radians(a["yaw"])
@@ -254,7 +254,7 @@ def step(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def breathe(a: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Nobody stands still: slow small waves on every angle."""
+    """Nobody stands quite still: small slow waves on every angle."""
     time = np.arange(len(a["x"]))
     size = {"x": 0.012, "z": 0.01, "yaw": 2.5, "look": 6, "nod": 3}
     wave = {k: np.sin(2 * np.pi * time / rng.uniform(50, 110) + rng.uniform(0, 6.3)) for k in a}

@@ -1,6 +1,6 @@
 """The dancer's pictures: a studio, a body of shaded capsules in it, and the pose image of its skeleton.
 
-Sizes are in metres until the camera, and in picture heights behind it, so that any height x width works.
+Sizes are in metres in the room and in picture heights once projected, so that any height x width works.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import numpy as np
 
 from lab4_core.data.canvas import Canvas
 
-FOCAL = 1.95  # in picture heights: a person of 1.8 m at 5 m is seven tenths of the picture
-EYE, HORIZON = 0.98, 0.46  # height of the camera in metres; where its axis meets the picture, from the top
+FOCAL = 1.95  # in picture heights: a person of 1.8 m at 5 m fills seven tenths of the height
+EYE, HORIZON = 0.98, 0.46  # height of the camera in metres; share of the picture above its axis
 
-LINE = 0.0036  # half the width of a bone in picture heights
+LINE = 0.0036  # half the width of a bone, in picture heights
 
 SHIRT, TROUSERS, SHOE = (52, 64, 82), (17, 18, 22), (13, 13, 14)
 SKIN, HAIR = (108, 76, 65), (20, 18, 18)
 
-# (from, to, radius at either end in metres, colour)
+# (from, to, radii at the two ends in metres, colour)
 BODY = [
     ("l_hip", "l_knee", 0.100, 0.070, TROUSERS), ("r_hip", "r_knee", 0.100, 0.070, TROUSERS),
     ("l_knee", "l_ankle", 0.068, 0.052, TROUSERS), ("r_knee", "r_ankle", 0.068, 0.052, TROUSERS),
@@ -31,7 +31,7 @@ BODY = [
     ("neck", "head", 0.058, 0.056, SKIN), ("chin", "head", 0.072, 0.084, SKIN), ("nape", "crown", 0.096, 0.094, HAIR),
 ]  # fmt: skip
 
-# The skeleton of the pose image: the right side cool, the left side warm below the hips.
+# The skeleton of the pose image: mostly cool colours, warm ones for the left leg.
 BONES = [
     ("l_shoulder", "r_shoulder", (90, 80, 255)), ("neck", "hips", (100, 85, 255)), ("l_hip", "r_hip", (90, 70, 255)),
     ("r_shoulder", "r_elbow", (60, 110, 255)), ("r_elbow", "r_wrist", (40, 150, 255)),
@@ -58,14 +58,14 @@ def render(joints: dict[str, np.ndarray], height: int, width: int, rng: np.rando
         picture = background * shadow({k: p[t] for k, p in ground.items()}, height, width)[..., None]
         colour, cover = body({name: p[t] for name, p in points.items()}, height, width)
         picture = picture * (1 - cover) + colour
-        picture *= 1 + 0.10 * cover.mean()  # the camera opens a little when darkness fills its picture
+        picture *= 1 + 0.10 * cover.mean()  # the aperture opens a little for a dark picture
         picture += rng.normal(0, 0.75, picture.shape)
         frames[t] = np.clip(np.rint(picture), 0, 255).transpose(2, 0, 1)
     return frames
 
 
 def poses(joints: dict[str, np.ndarray], height: int, width: int) -> np.ndarray:
-    """Pose images uint8 (T, 3, H, W): thin coloured bones on white. A bone with an end outside is not drawn."""
+    """Pose images uint8 (T, 3, H, W): thin coloured bones on white; none with an end outside the picture."""
     points = {name: project(xyz, height, width) for name, xyz in joints.items()}
     inside = {n: (p[:, :2] >= 0).all(1) & (p[:, :2] < [width, height]).all(1) for n, p in points.items()}
     images = np.empty((len(joints["hips"]), 3, height, width), np.uint8)
@@ -80,13 +80,13 @@ def poses(joints: dict[str, np.ndarray], height: int, width: int) -> np.ndarray:
 
 
 def project(xyz: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(T, 3) metres -> (T, 3): x and y in pixels, and pixels a metre at that distance."""
+    """(T, 3) metres -> (T, 3): x and y in pixels, and pixels per metre at that distance."""
     scale = FOCAL * height / np.maximum(xyz[:, 2], 0.3)
     return np.stack([width / 2 + xyz[:, 0] * scale, HORIZON * height + (EYE - xyz[:, 1]) * scale, scale], 1)
 
 
 def flesh(j: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Points of the trunk between the joints."""
+    """Further points of the trunk, between the joints."""
 
     def between(a, b, share):
         return j[a] * (1 - share) + j[b] * share
@@ -99,7 +99,7 @@ def flesh(j: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def studio(height: int, width: int) -> np.ndarray:
-    """The empty room (H, W, 3), 0..255: lamps under the ceiling, their light down the wall, a paler floor."""
+    """The empty room (H, W, 3), 0..255: lamps under the ceiling, their light on the wall, a paler floor."""
     y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
 
     def glow(cx, cy, sx, sy):
@@ -115,7 +115,7 @@ def studio(height: int, width: int) -> np.ndarray:
 
 
 def shadow(ground: dict[str, np.ndarray], height: int, width: int) -> np.ndarray:
-    """Light that reaches the floor (H, W), 1 where nothing is near: contact shadows and a dull reflection."""
+    """Share of light on the floor (H, W), 1 where nothing is near: contact shadows and a dull reflection."""
     y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
     light = np.ones((height, width))
 
@@ -133,9 +133,9 @@ def shadow(ground: dict[str, np.ndarray], height: int, width: int) -> np.ndarray
 
 
 def body(points: dict[str, np.ndarray], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (H, W, 3), already times coverage, and coverage (H, W, 1) of the person in one frame."""
+    """Colour (H, W, 3), already multiplied by coverage, and coverage (H, W, 1) of the person in one frame."""
     canvas = Canvas(height, width)
-    # pixels a metre grow towards the camera, so sorting by them is sorting by depth: far parts first
+    # pixels per metre grow towards the camera, so this sorts by depth: far parts first
     for a, b, ra, rb, colour in sorted(BODY, key=lambda part: points[part[0]][2] + points[part[1]][2]):
         p, q = points[a], points[b]
         canvas.capsule(p, q, ra * p[2], rb * q[2], colour)

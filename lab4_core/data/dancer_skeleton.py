@@ -1,6 +1,6 @@
-"""The dancer's skeleton: joint angles put into space.
+"""The dancer's skeleton: from joint angles to points in space.
 
-World in metres: x to the right of the picture, y up from the floor, z away from the camera.
+World coordinates in metres: x to the right of the picture, y up from the floor, z away from the camera.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 from lab4_core.data.dancer_motion import smooth
 
 THIGH, SHIN, ANKLE, SPINE, UPPER_ARM, FOREARM = 0.45, 0.43, 0.08, 0.52, 0.29, 0.26
-SHOULDER, HIP = 0.19, 0.09  # half the width
+SHOULDER, HIP = 0.19, 0.09  # half widths
 
 
 def skeleton(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Joints (T, 3) in metres from the angles: forward kinematics, then the lowest point is put on the floor."""
+    """Joints (T, 3) in metres from the angles: forward kinematics, then the lowest point is set on the floor."""
     rad = {k: np.radians(v)[:, None] for k, v in a.items() if k not in ("x", "z")}
     up = np.array([0.0, 1.0, 0.0])
 
@@ -72,8 +72,8 @@ def skeleton(a: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def swing(forwards, sideways, forward, up, out):
-    """A limb that hangs down, lifted forwards and sideways: its direction (T, 3), and the two directions across it
-    into which the next joint can bend (towards the front, towards the body)."""
+    """A hanging limb lifted forwards and sideways: its direction (T, 3), and the two directions perpendicular to it in
+    which the next joint can bend (towards the front, towards the body)."""
     plane = -np.cos(forwards) * up + np.sin(forwards) * forward
     across = np.sin(forwards) * up + np.cos(forwards) * forward
     return (

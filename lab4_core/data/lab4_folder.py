@@ -4,7 +4,7 @@
     root/val/val_img/*.png       root/val/val_label/*.png          one clip
     root/test/test_img/<i>/*.png root/test/test_label/<i>/*.png    one first frame, all pose images; any number of clips
 
-The order of frames is the integer at the end of a name (`12.png`, `frame12.png`), not the alphabet's.
+Frames are ordered by the integer at the end of their names (`12.png`, `frame12.png`), not alphabetically.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LAYOUT = "expected the LAB4 layout (train/train_img, train/train_label, val/val_
 @register("data", "lab4")
 @dataclass(frozen=True, kw_only=True)
 class Lab4Folder(Dataset):
-    """The lab's dataset under `root` (relative: to the working directory, else to the checkout).
+    """The lab's dataset under `root` (a relative path starts at the working directory, else at the checkout).
 
     PNGs are resized to height x width, bilinear with PIL's antialiasing as in the lab. Cuts between training clips:
-    every `clip_length` frames when it is given, else the file train/clips.csv (column `start`), else found from the
-    pictures (cuts.py). The decoded frames are cached; a file added, removed or changed is noticed by its name, size
-    and time. Raises `Lab4Error` for whatever is missing, broken or out of place, naming it.
+    every `clip_length` frames if given, else from the file train/clips.csv (column `start`), else found in the
+    pictures (cuts.py). The decoded frames are cached; a file added, removed or changed is noticed by name, size and
+    time. Raises `Lab4Error` for anything missing, broken or out of place, naming it.
     """
 
     root: str = ""
@@ -63,7 +63,7 @@ class Lab4Folder(Dataset):
         return cache.load("lab4", f"{files.root} {settings}", settings + files.manifest(), lambda: self.decode(files))
 
     def decode(self, files: Files) -> cache.Arrays:
-        """All pictures, in parallel: PIL unpacks without holding Python's lock."""
+        """All pictures, in parallel: PIL decodes without holding the GIL."""
         folders = files.folders()
         total, done, arrays = sum(len(listing) for listing in folders.values()), 0, {}
         progress = Progress(f"reading {files.root.name}")
@@ -104,7 +104,7 @@ class PNG(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """What lies under a root: found, paired and counted, nothing decoded."""
+    """The files under a root: found, paired and counted, but not decoded."""
 
     root: Path
     splits: dict[str, tuple[list[PNG], list[PNG]]]  # train, val: frames and labels with the same numbers
@@ -113,7 +113,7 @@ class Files:
 
     @staticmethod
     def find(root: Path) -> Files:
-        """Raises `Lab4Error` for a missing folder, an empty one, a frame without a label or the reverse."""
+        """Raises `Lab4Error` for a missing or empty folder, and for a frame without a label or the reverse."""
         splits = {s: paired(root, root / s / f"{s}_img", root / s / f"{s}_label") for s in ("train", "val")}
         test = {}
         if (root / "test").exists():
@@ -127,7 +127,7 @@ class Files:
         return Files(root, splits, test, sidecars)
 
     def folders(self) -> dict[str, list[PNG]]:
-        """The files of every array of the store."""
+        """The files behind each array of the store."""
         named = {}
         for split, (frames, labels) in self.splits.items():
             named |= {f"{split}/frames": frames, f"{split}/cond": labels}
@@ -145,7 +145,7 @@ class Files:
 
 
 def find_root(root: str) -> Path:
-    """The folder `root`, or a `Lab4Error` that says what is wrong with it and which folder near it would fit."""
+    """The folder `root`. Raises `Lab4Error` saying what is wrong with it and which folder nearby would fit."""
     if not root:
         raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
     path = existing_folder(root, LAYOUT)
@@ -154,7 +154,7 @@ def find_root(root: str) -> Path:
 
 
 def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
-    """Raise `Lab4Error` unless a folder fits, with the one near it that does, or what lies in it."""
+    """Raise `Lab4Error` unless a folder fits, naming one nearby that does, or what the folder holds."""
     if fits(path):
         return
     if is_root(path):
@@ -169,7 +169,7 @@ def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
 
 
 def existing_folder(root: str, layout: str) -> Path:
-    """The absolute path of a dataset's root, given from the working directory or from the checkout."""
+    """The absolute path of a dataset's root, given relative to the working directory or to the checkout."""
     try:
         path = Path(root).expanduser()
         if not path.is_absolute() and not path.exists():
@@ -177,7 +177,7 @@ def existing_folder(root: str, layout: str) -> Path:
         if path.is_dir():
             return path.resolve()
         what = "is not a folder" if path.exists() else "does not exist"
-    except (OSError, ValueError, RuntimeError) as e:  # too long, a zero byte, no such user, links in a circle
+    except (OSError, ValueError, RuntimeError) as e:  # too long, a zero byte, no such user, circular links
         what = f"cannot be one ({e})"
     raise Lab4Error(f"data root {root!r} {what}: {layout}")
 
@@ -191,7 +191,7 @@ def inside(path: Path) -> str:
 
 
 def some(names: Iterable, most: int = 5) -> str:
-    """A few names and how many there are in all."""
+    """The first few names, and how many there are in all if more."""
     names = [str(n) for n in names]
     more = f", … ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -204,7 +204,7 @@ def paired(root: Path, images: Path, labels: Path) -> tuple[list[PNG], list[PNG]
 
 
 def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) -> None:
-    """Both sides of a pairing hold the same numbers or names, or a `Lab4Error` naming a few that lack a partner."""
+    """Raise `Lab4Error` unless both sides hold the same numbers or names, naming a few without a partner."""
     a, b = list(a), list(b)
     for here, there, has, lacks in ((a, set(b), folder_a, folder_b), (b, set(a), folder_b, folder_a)):
         alone = [x for x in here if x not in there]
@@ -216,7 +216,7 @@ def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) ->
 
 
 def subfolders(path: Path) -> dict[str, Path]:
-    """Numbered folders by name, in the order of their numbers."""
+    """Numbered folders by name, in numerical order."""
     if not path.is_dir():
         raise Lab4Error(f"{path} is not a folder: expected test/test_img/<i> and test/test_label/<i>, or no test")
     named = [(number_of(p), p.name, p) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
@@ -235,7 +235,7 @@ def number_of(path: Path) -> int:
 
 
 def list_pngs(folder: Path, root: Path) -> list[PNG]:
-    """The PNGs of a folder in the order of their numbers; gaps are allowed, two files of one number are not."""
+    """The PNGs of a folder in numerical order; gaps are allowed, two files with the same number are not."""
     if not folder.is_dir():
         raise Lab4Error(f"{folder} does not exist or is not a folder: {LAYOUT}")
     inside_root(folder, root)
@@ -272,7 +272,7 @@ def inside_root(path: Path, root: Path) -> None:
 
 def read_sidecar(path: Path) -> str:
     try:
-        if not path.is_file() or path.stat().st_size > 10_000_000:  # a pipe would be waited for, for ever
+        if not path.is_file() or path.stat().st_size > 10_000_000:  # reading a pipe would block for ever
             raise Lab4Error(f"{path}: expected a small text file with a column 'start'")
         return path.read_text(encoding="utf-8")
     except OSError as e:

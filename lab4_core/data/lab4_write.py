@@ -1,4 +1,4 @@
-"""LAB4_Dataset, written: any dataset of pose images as the lab's folders of PNGs."""
+"""Writes the LAB4 layout: any dataset of pose images, as the lab's folders of PNGs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab4_core.paths import in_the_making, remove_stale
 
 
 def check_new(root: str | os.PathLike) -> Path:
-    """The whole path of a folder that is to be made. Raises `Lab4Error` for one that holds something."""
+    """The absolute path of a folder to be made. Raises `Lab4Error` for a file or a folder that is not empty."""
     root = Path(root).expanduser().resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         what = "is not empty" if root.is_dir() else "is a file"
@@ -28,15 +28,15 @@ def check_new(root: str | os.PathLike) -> Path:
 
 @contextmanager
 def new_folder(root: Path) -> Iterator[Path]:
-    """A folder to build in, beside `root`, that takes its name when the body ends and vanishes when it raises.
-    One that a killed process left there is deleted an hour later, by the next who writes to `root`."""
+    """A folder to build in, beside `root`: it is renamed to `root` when the body ends, and deleted when it raises.
+    One left by a killed process is deleted by the next that writes to `root`, once it is an hour old."""
     building = in_the_making(root)
     try:
         building.mkdir(parents=True)
         remove_stale(root)
         yield building
         if root.exists():
-            root.rmdir()  # an empty folder gives way; one that was filled meanwhile raises
+            root.rmdir()  # an empty folder gives way; for one filled meanwhile this raises
         building.rename(root)
     except OSError as e:
         raise Lab4Error(
@@ -49,10 +49,10 @@ def new_folder(root: Path) -> Iterator[Path]:
 def write_lab4(data: VideoData, root: str | os.PathLike, size: tuple[int, int] | None = None) -> Path:
     """Write a dataset of pose images in the LAB4 layout into a new folder, and return it.
 
-    size: (height, width) of the PNGs; None keeps the store's. The first frames of clips go to train/clips.csv.
-    Everything is built beside the place and moved there when it is whole. Loading it gives the same bytes and digest
-    (from another `size` only nearly the same pictures).
-    Raises `Lab4Error` for a folder that is not empty, numeric conditions, or a disk that is full.
+    size: (height, width) of the PNGs; None keeps the store's. The index at which each clip starts goes to clips.csv.
+    Everything is built beside `root` and moved there once complete. Loading it gives the same bytes and digest (with
+    another `size`, only nearly the same pictures).
+    Raises `Lab4Error` for a folder that is not empty, numeric conditions, or a full disk.
     """
     root = check_new(root)
     if data.train.cond.ndim != 4 or data.val.cond.ndim != 4:

@@ -1,4 +1,4 @@
-"""One PNG into uint8 RGB, whatever kind of PNG it is; and the error when it is none."""
+"""Any kind of PNG as uint8 RGB, and the error for a file that is not one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MAX_PIXELS = 64_000_000  # a PNG of a few kB can unpack to gigabytes
 
 
 def _opened(path: str) -> Image.Image:
-    """The picture, its size known from the first 24 bytes before anything unpacks it. No other format than PNG is
-    tried, whatever the name says: some of Pillow's readers start programs."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, for ever
+    """The picture, whose size is checked in the first 24 bytes before anything unpacks it. Only PNG is tried,
+    whatever the name says: some of Pillow's readers start programs."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block for ever
         raise Lab4Error(f"{path} is no regular file: expected a PNG picture")
     with open(path, "rb") as f:
         head = f.read(24)
@@ -35,13 +35,13 @@ def _readable(path: str, read):
         raise
     except FileNotFoundError as e:
         raise Lab4Error(f"{path} was there when its folder was listed and is gone now: expected a PNG picture") from e
-    except Exception as e:  # PIL raises SyntaxError, ValueError, zlib and struct errors for bytes that are no PNG
+    except Exception as e:  # PIL raises SyntaxError, ValueError, zlib and struct errors for bytes that are not a PNG
         size = os.path.getsize(path) if os.path.exists(path) else 0
         raise Lab4Error(f"{path} ({size} bytes) cannot be decoded: expected a whole PNG picture ({e})") from e
 
 
 def read_size(path: str) -> tuple[int, int]:
-    """(width, height) from the head of a PNG."""
+    """(width, height) from the header of a PNG."""
 
     def read():
         with _opened(path) as im:
@@ -51,11 +51,11 @@ def read_size(path: str) -> tuple[int, int]:
 
 
 def read_png(path: str, height: int, width: int, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A PNG as uint8 (height, width, 3), resized when it is larger or smaller.
+    """A PNG as uint8 (height, width, 3), resized if its size differs.
 
-    Palette and grey become RGB, 16 bits lose the low 8, what is transparent shows white (the ground of the pose
+    Palette and grey become RGB, 16 bits lose the low 8, transparent parts become white (the background of the pose
     images). Raises `Lab4Error` for a broken file, one of more than 64 million pixels, or one whose (width, height)
-    is not `size`, that of its neighbours.
+    is not `size`, that of the first picture in its folder.
     """
 
     def read():

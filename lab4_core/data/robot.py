@@ -1,7 +1,7 @@
-"""The robot-pushing twin: an arm that really pushes objects, in the layout and the units of the BAIR data.
+"""The simulated twin of BAIR robot pushing: an arm that really pushes objects, in the layout and units of that data.
 
-It is the dataset of the `svg` model where no BAIR root is given. What the frames show follows from the actions, so it
-can also say what other actions would have led to. The same parameters give the same bytes.
+The `svg` model uses it when no BAIR root is given. The frames follow from the actions, so it can also show what other
+actions would have led to. The same parameters give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
 from lab4_core.registry import check, register
 
-VERSION = 1  # of mechanics and renderer together: another one means other pictures
+VERSION = 1  # of mechanics and renderer together; raised when the pictures change
 SPLITS = {"train": 0, "val": 1, "test": 2}
-GIVEN = 2  # frames a test clip begins with
+GIVEN = 2  # frames at the start of a test clip that are given
 
 
 @register("data", "robot")
 @dataclass(frozen=True, kw_only=True)
 class Robot(Dataset):
-    """`clips` training clips, `val_clips` and `test_clips` of `frames` frames each, as in BAIR 30.
+    """`clips` training, `val_clips` validation and `test_clips` test clips of `frames` frames each (BAIR has 30).
 
-    Conditions are 7 numbers a frame: the action (4) taken at it and the end effector's position (3) in it. More clips
-    leave the first ones as they are. Rendered once, then cached.
+    Conditions are 7 numbers per frame: the action (4) taken at it and the end effector's position (3) in it. Adding
+    clips changes none of the existing ones. Rendered once, then cached.
     """
 
     clips: int = 64
@@ -51,9 +51,9 @@ class Robot(Dataset):
     def clip(self, split: str, index: int, actions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Frames uint8 (T, 3, H, W) and conditions float32 (T, 7) of one clip of `train`, `val` or `test`.
 
-        actions: float (T, 4) to carry out from the same beginning instead of the clip's own (which are
-        `clip(split, index)[1][:, :4]`): what would have been seen. Raises `Lab4Error` for another shape or numbers
-        that are not finite.
+        actions: float (T, 4), carried out from the same initial scene instead of the clip's own (which are
+        `clip(split, index)[1][:, :4]`), to see what they would have led to. Raises `Lab4Error` for another shape or
+        numbers that are not finite.
         """
         key = [0xA2B0, self.seed, SPLITS[split], index]
         rng = np.random.default_rng(key)
@@ -63,7 +63,7 @@ class Robot(Dataset):
             actions = np.asarray(actions, np.float64)
             if actions.shape != own.shape or not np.isfinite(actions).all():
                 raise Lab4Error(f"actions of shape {actions.shape}: expected finite numbers of shape {own.shape}")
-        # through float32, as the conditions are kept: the stored actions lead to the stored frames, bit for bit
+        # in float32, like the stored conditions: the stored actions then lead to the stored frames bit for bit
         motion = robot_world.simulate(scene, (own if actions is None else actions).astype(np.float32))
         film = np.random.default_rng([*key, 1])
         frames = robot_render.render(scene, motion, self.height, self.width, film)
@@ -72,7 +72,7 @@ class Robot(Dataset):
     def _render(self) -> cache.Arrays:
         counts = {"train": self.clips, "val": self.val_clips, "test": self.test_clips}
         total, done, arrays = sum(counts.values()), 0, {}
-        check_memory("data robot", 2 * total * self.frames, self.height, self.width)  # clip by clip, and put together
+        check_memory("data robot", 2 * total * self.frames, self.height, self.width)  # once clip by clip, once joined
         progress = Progress("rendering the robot")
         progress.line(f"{total} clips of {self.frames} frames (once; then cached)")
         for split, count in counts.items():

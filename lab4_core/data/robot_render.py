@@ -12,7 +12,7 @@ LOOK_AT = np.array([0.60, 0.0, 0.02])
 FOCAL = 1.62  # in picture heights
 
 STEEL, DARK, RED, BLUE = (62, 60, 62), (30, 27, 29), (126, 34, 42), (70, 96, 128)
-# body and trim of each kind of object; an object is a ball, or lies as a can (long), or stands as one (tall)
+# body and trim colour of each kind of object: a ball, or a can that lies (long) or stands (tall)
 LOOKS = [
     ((92, 190, 40), (40, 110, 30), "ball"), ((240, 158, 36), (250, 190, 90), "ball"),
     ((222, 216, 204), (196, 70, 52), "ball"), ((66, 122, 186), (230, 230, 226), "tall"),
@@ -23,7 +23,7 @@ LOOKS = [
 
 
 def project(xyz: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(…, 3) metres -> (…, 3): x and y in pixels, and pixels a metre at that distance. A pinhole at EYE."""
+    """(…, 3) metres -> (…, 3): x and y in pixels, and pixels per metre at that distance. A pinhole camera at EYE."""
     ahead = (LOOK_AT - EYE) / np.linalg.norm(LOOK_AT - EYE)
     right = np.array([0.0, 1.0, 0.0])
     up = np.cross(ahead, right) * np.sign(np.cross(ahead, right)[2])
@@ -34,7 +34,7 @@ def project(xyz: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def render(scene: Scene, motion: Motion, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Frames uint8 (T, 3, H, W) of a clip. `rng` draws the light of the day and the film noise."""
+    """Frames uint8 (T, 3, H, W) of a clip. `rng` draws the clip's light and the film noise."""
     light = rng.uniform(0.94, 1.05) * (1 + rng.normal(0, 0.012, 3))
     room = table(height, width)
     frames = np.empty((len(motion.effector), 3, height, width), np.uint8)
@@ -73,7 +73,7 @@ def table(height: int, width: int) -> np.ndarray:
 
 
 def shadows(scene: Scene, motion: Motion, t: int, height: int, width: int) -> np.ndarray:
-    """Light that reaches the table (H, W), 1 where nothing is near."""
+    """Share of light on the table (H, W), 1 where nothing is near."""
     y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
     light = np.ones((height, width))
     hand = motion.effector[t]
@@ -88,7 +88,7 @@ def shadows(scene: Scene, motion: Motion, t: int, height: int, width: int) -> np
 
 
 def things(scene: Scene, motion: Motion, t: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (H, W, 3), already times coverage, and coverage (H, W, 1) of the objects and the arm, far ones first."""
+    """Colour (H, W, 3), times coverage, and coverage (H, W, 1) of the objects and the arm, painted far to near."""
     canvas = Canvas(height, width)
 
     def limb(a, b, ra, rb, colour, flat=False):

@@ -1,8 +1,8 @@
 """A table, a few objects on it and an arm that pushes them: the mechanics of the robot twin.
 
 Lengths are in metres, as in the BAIR release: x away from the robot's base and so towards the camera, y to the
-camera's right, z up, with the fingertips on the table at z = 0.2. One step is one frame. What the arm does follows
-from its position and the action alone, what the objects do from where the arm goes: the same actions, the same clip.
+camera's right, z up, with the fingertips on the table at z = 0.2. One step is one frame. The arm's motion follows from
+its position and the action alone, that of the objects from the arm's: the same actions give the same clip.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 ACTION, STATE = 4, 3  # numbers: (dx, dy, turn of the wrist, lift) and the end effector's (x, y, z)
-REACH = np.array([[0.44, -0.17], [0.68, 0.17]])  # where the end effector may go: least and largest (x, y)
-TABLE = np.array([[0.41, -0.21], [0.72, 0.21]])  # where the objects may lie: rims hold them
+REACH = np.array([[0.44, -0.17], [0.68, 0.17]])  # where the end effector may go: smallest and largest (x, y)
+TABLE = np.array([[0.41, -0.21], [0.72, 0.21]])  # where the objects may be: rims keep them in
 DOWN, UP = 0.20, 0.26  # height of the end effector while it pushes and while it is lifted
 TOUCH = 0.225  # below this height the fingers meet objects
-FOLLOW = 0.65  # share of the commanded displacement that a step makes
-CLIMB = 0.6  # share of the way to its height that a step makes
+FOLLOW = 0.65  # share of the commanded displacement that a step covers
+CLIMB = 0.6  # share of the way to the target height that a step covers
 FINGERS = 0.020  # radius of the pushing hand
-SUBSTEPS = 6  # a step is cut into these, so that a fast hand does not jump over an object
+SUBSTEPS = 6  # per step, so that a fast hand does not jump over an object
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip begins with. radii (K,), objects (K, 2) and looks (K,) are the objects; effector (3,), the hand."""
+    """The start of a clip: the hand at effector (3,), and objects at objects (K, 2) with radii (K,) and looks (K,)."""
 
     effector: np.ndarray
     objects: np.ndarray
@@ -35,7 +35,7 @@ class Scene:
 
 class Motion(NamedTuple):
     """A clip of T frames: actions (T, 4), effector (T, 3), turn (T,), objects (T, K, 2). The action of frame t leads
-    to frame t + 1; that of the last frame is given and not carried out."""
+    to frame t + 1; that of the last frame is recorded but not carried out."""
 
     actions: np.ndarray
     effector: np.ndarray
@@ -60,8 +60,8 @@ def new_scene(rng: np.random.Generator, looks: int) -> Scene:
 def push(hand: np.ndarray, down: bool, objects: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Objects (K, 2) moved out of the hand's way, out of one another's, and back on the table.
 
-    Quasi-static: nothing slides on by itself. What overlaps is moved apart along the line of centres, an object by
-    the hand all the way, two objects half of it each.
+    Quasi-static: nothing keeps sliding. What overlaps is moved apart along the line of centres: from the hand an object
+    moves all the way, of two objects each moves half.
     """
     for _ in range(4):
         before, objects = objects, objects.copy()
@@ -76,7 +76,7 @@ def push(hand: np.ndarray, down: bool, objects: np.ndarray, radii: np.ndarray) -
 
 
 def _apart(offset: np.ndarray, touching: np.ndarray, skip: np.ndarray | bool = False) -> np.ndarray:
-    """Displacements (…, 2) that take centres `offset` apart as far as `touching` where they are nearer."""
+    """Displacements (…, 2) that move centres `offset` apart to the distance `touching` where they are closer."""
     distance = np.hypot(offset[..., 0], offset[..., 1])
     overlap = np.where(skip, 0, np.maximum(touching - distance, 0))
     direction = np.where(distance[..., None] > 1e-9, offset / np.maximum(distance, 1e-9)[..., None], [1.0, 0.0])
@@ -94,7 +94,7 @@ def step(effector: np.ndarray, objects: np.ndarray, radii: np.ndarray, action: n
 
 
 def simulate(scene: Scene, actions: np.ndarray) -> Motion:
-    """The clip that follows from a scene and T actions (T, 4)."""
+    """The clip that follows from a scene and actions (T, 4)."""
     effector, objects = [scene.effector], [scene.objects]
     for action in actions[:-1]:
         e, o = step(effector[-1], objects[-1], scene.radii, action)
@@ -105,14 +105,14 @@ def simulate(scene: Scene, actions: np.ndarray) -> Motion:
 
 
 def wander(scene: Scene, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Actions (T, 4) of a robot that pushes at random: now here, now at an object, now lifted.
+    """Actions (T, 4) of a robot that pushes at random: anywhere, towards an object, or lifted.
 
-    As in the real recordings each action is held for two frames.
+    As in the real recordings, each action is held for two frames.
     """
     effector, objects, actions = scene.effector, scene.objects, []
     while len(actions) < frames:
         action = np.array([*rng.normal(0, 0.038, 2), rng.normal(0, 0.15), 2.0 * (rng.random() < 0.1)])
-        if rng.random() < 0.6:  # at an object and on through it
+        if rng.random() < 0.6:  # towards an object and on through it
             to = objects[rng.integers(len(objects))] - effector[:2]
             action[:2] = to / max(np.hypot(*to), 1e-6) * rng.uniform(0.02, 0.065)
         action[:2] = np.clip(action[:2], -0.08, 0.08)

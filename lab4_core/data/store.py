@@ -1,4 +1,4 @@
-"""What a dataset is once it is loaded: uint8 frames, their conditions, and where the clips begin."""
+"""A dataset once it is loaded: uint8 frames, their conditions, and where the clips begin."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Clips:
     """Clips of one split, one after the other.
 
     frames: uint8 (N, C, H, W).  cond: uint8 pose images (N, 3, H, W), or float32 numbers (N, K).
-    starts: the index at which each clip begins, the first is 0. Where cuts are unknown there is one clip.
-    called: what a score says they are, where the name of their split is not all there is to say.
+    starts: the index at which each clip begins, the first being 0. If cuts are unknown there is one clip.
+    called: what scores call these clips, if more than the name of their split.
     """
 
     frames: torch.Tensor
@@ -30,7 +30,7 @@ class Clips:
 
     @staticmethod
     def joined(clips: list[tuple[torch.Tensor, torch.Tensor]]) -> Clips:
-        """Clips given one by one, each its frames and its conditions, as one split."""
+        """One split from separate clips, each a pair of frames and conditions."""
         frames, cond = (torch.cat(parts) for parts in zip(*clips))
         starts = itertools.accumulate((len(x) for x, _ in clips[:-1]), initial=0)
         return Clips(frames, cond, tuple(starts))
@@ -40,13 +40,13 @@ class Clips:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """(begin, end) of every clip, end excluded."""
+        """(begin, end) of each clip, end excluded."""
         return list(zip(self.starts, (*self.starts[1:], len(self.frames))))
 
     @cached_property
     def scene(self) -> torch.Tensor:
-        """The picture (C, H, W) in [0, 1] without the person, see `empty_scene`: found on the CPU, so that it is the
-        same one everywhere."""
+        """The picture (C, H, W) in [0, 1] without the person (see `empty_scene`), computed on the CPU so that it is the
+        same everywhere."""
         return empty_scene(self.frames.cpu(), self.cond.cpu()).to(self.frames.device)
 
     @cached_property
@@ -58,9 +58,9 @@ class Clips:
 @dataclass(frozen=True)
 class TestClip:
     """A clip to predict: first uint8 (n, C, H, W), the frames that are given, and cond (T, …) for all T frames.
-    truth: all frames (T, C, H, W) where they are known, as in the BAIR layout."""
+    truth: all frames (T, C, H, W) if known, as in the BAIR layout."""
 
-    __test__ = False  # its name is the field's, not a test's
+    __test__ = False  # its name is a term of the field, not a test for pytest
 
     name: str
     first: torch.Tensor
@@ -74,7 +74,7 @@ class TestClip:
 
 @dataclass(frozen=True)
 class VideoData:
-    """A loaded dataset. `digest` is a hash of its content: it, not a path, tells two datasets apart."""
+    """A loaded dataset. `digest` is a hash of its content: this, not a path, tells two datasets apart."""
 
     name: str
     train: Clips
@@ -87,9 +87,9 @@ class VideoData:
         return f"VideoData({self.name!r}, {clips}, digest={self.digest!r})"
 
     def hold_out(self, clip: int) -> VideoData:
-        """The dataset with training clip number `clip` taken out of training and put in the place of val, for
-        leave-one-clip-out; the same dataset where that has been done. Raises `Lab4Error` where there is no such clip,
-        or no other."""
+        """The dataset with training clip number `clip` moved from training into the place of val, for
+        leave-one-clip-out; unchanged if that has been done already. Raises `Lab4Error` if there is no such clip, or
+        no other."""
         left_out = f"training clip {clip}, left out"
         if self.val.called == left_out:
             return self
@@ -111,7 +111,7 @@ class Dataset:
 
 
 def on_device(x: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """What the host has made, on a device, without waiting for the device."""
+    """A tensor or array of the host, copied to a device without waiting for it."""
     x = torch.as_tensor(x)
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
@@ -122,7 +122,7 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
 
 
 def check_memory(what: str, pictures: int, height: int, width: int) -> None:
-    """Raise `Lab4Error` before so much is asked for that the machine would end the process."""
+    """Raise `Lab4Error` if the pictures need more memory than is free, before the system kills the process."""
     need, have = pictures * 3 * height * width, paths.free_memory()
     if need > have:
         raise Lab4Error(

@@ -16,11 +16,11 @@ from lab4_core.errors import Lab4Error
 
 Value = list[bytes] | np.ndarray
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
-LONGEST = 1 << 30  # bytes of a record: a length beyond is no length
+LONGEST = 1 << 30  # bytes of a record: anything longer is not a length
 
 
 def masked_crc(data: bytes) -> int:
-    """The checksum of a TFRecord: CRC-32C, rotated and shifted so that a checksum of checksums is harmless."""
+    """The checksum of a TFRecord: CRC-32C, rotated and offset so that a checksum of checksums is harmless."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -32,9 +32,9 @@ def masked_crc(data: bytes) -> int:
 
 def read_records(path: Path) -> Iterator[bytes]:
     """The records of a file, one after the other. The checksum of every length is checked; those of the contents are
-    not, which in Python would take hours for a dataset.
+    not, since in Python that would take hours for a dataset.
 
-    Raises `Lab4Error` naming the file and the record that is cut off or is none.
+    Raises `Lab4Error` naming the file and the record that is cut off or is not one.
     """
     with open(path, "rb") as file:
         for n in range(1 << 62):
@@ -53,7 +53,7 @@ def read_records(path: Path) -> Iterator[bytes]:
 def read_example(record: bytes) -> dict[str, Value]:
     """The features of a serialized `tf.train.Example`: name -> list of bytes, float32 array or int64 array.
 
-    Raises `ValueError` for bytes that are none.
+    Raises `ValueError` for bytes that are not one.
     """
     found: dict[str, Value] = {}
     for _, features in _messages(record, 1):
@@ -70,7 +70,7 @@ def _value(feature: bytes) -> Value:
         values = [v for number, v in _fields(body) if number == 1]
         if kind == 1:
             return values
-        if kind == 2:  # packed: one run of bytes; else one of four bytes each
+        if kind == 2:  # packed: one run of bytes; else four bytes per value
             return np.frombuffer(b"".join(values), "<f4").copy()
         if kind == 3:
             numbers = [n for v in values for n in (_varints(v) if isinstance(v, bytes) else [v])]
@@ -87,7 +87,7 @@ def _messages(data: bytes, wanted: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """(number, value) of a message's fields: bytes where the length is written, 4 or 8 bytes, or a whole number."""
+    """(number, value) of a message's fields: bytes (of a given length, 4 or 8), or a whole number."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

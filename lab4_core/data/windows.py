@@ -1,7 +1,7 @@
 """Training windows: which frames a batch holds, as a pure function of (seed, pass, index).
 
 Nothing is remembered between batches, so a resumed run draws what the uninterrupted one would have drawn.
-A pass is what the lab calls an epoch: about every frame once.
+A pass is what the lab calls an epoch: every frame about once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lab4_core.data.store import Clips, on_device, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.registry import check
 
-ORDER, PLACE = 0x0DE2, 0x91ACE  # keep the draws of the order and of the places apart
+ORDER, PLACE = 0x0DE2, 0x91ACE  # keep the draws of order and place apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,10 @@ class Windows:
 
     spans: (begin, end) of each clip, as `Clips.spans`; no window crosses from one to the next.
     share: use only the first share of all frames (the lab's `partial`, `fast_partial`).
-    mode:  fixed: each clip cut into windows without overlap, in their order, or with `shuffle` in a new order each
-           pass. random: a batch is `batch_size` windows that begin anywhere, each place equally likely.
-    drop_last: leave out the smaller last batch of a fixed pass, so that every batch has one shape, as the lab's
-           DataLoader does. The default keeps it: no frame goes unused. Random batches are always full.
+    mode:  fixed: each clip cut into windows without overlap, in order, or with `shuffle` in a new order each pass.
+           random: a batch is `batch_size` windows that begin anywhere, every place equally likely.
+    drop_last: leave out the smaller last batch of a fixed pass, so that every batch has the same shape, as the lab's
+           DataLoader does. The default keeps it, so that no window goes unused. Random batches are always full.
 
     Raises `Lab4Error` when no clip is as long as a window, or when drop_last would leave nothing.
     """
@@ -62,7 +62,7 @@ class Windows:
 
     @property
     def n_windows(self) -> int:
-        """Windows without overlap: what a pass is made of."""
+        """The number of windows without overlap, which make up a pass."""
         return len(self._fixed)
 
     @property
@@ -91,7 +91,7 @@ class Windows:
 
 
 def n_windows(clips: Clips, n_frames: int, share: float = 1.0) -> int:
-    """Windows of `n_frames` frames without overlap in the first `share` of the clips."""
+    """The number of windows of `n_frames` frames without overlap in the first `share` of the clips."""
     return Windows(spans=clips.spans, n_frames=n_frames, batch_size=1, share=share).n_windows
 
 
@@ -105,12 +105,11 @@ def batches_per_pass(clips: Clips, n_frames: int, batch_size: int, share: float 
 def gather(
     clips: Clips, starts: np.ndarray | torch.Tensor, n_frames: int, cond_offsets: Sequence[int] = (0,)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows by index, on the device where the clips lie.
+    """Windows by index, on the device that holds the clips.
 
-    starts (B,) -> frames (B, T, C, H, W) and cond (B, T, k * C, …): images as floats in [0, 1], numbers as they are.
-    The condition of a frame is made of those of the frames at the k offsets from it, one after the other; beyond the
-    ends of its clip the first or the last frame's is repeated. Only uint8 moves until the conversion, and nothing waits
-    for a GPU.
+    starts (B,) -> frames (B, T, C, H, W) and cond (B, T, k * C, …): images as floats in [0, 1], numbers unchanged.
+    A frame's condition concatenates those of the frames at the k offsets from it; beyond the ends of its clip the
+    first or last frame's is repeated. Only uint8 moves until the conversion, and nothing waits for a GPU.
     """
     device = clips.frames.device
     starts = on_device(starts, device)

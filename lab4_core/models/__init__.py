@@ -1,4 +1,4 @@
-"""The models. A new one is a new file here (`registry.kinds` finds it); a line below only exports its names."""
+"""The models. To add one, add a file here (`registry.kinds` finds it); the lines below only export names."""
 
 from lab4_core.models.base import ModelConfig, Unrolled, VideoPredictor, count_parameters
 from lab4_core.models.compact import Compact, CompactCVAE

@@ -1,4 +1,4 @@
-"""A CVAE for two CPU cores: a U-Net on frames folded to half resolution, at a small part of the lab's FLOPs.
+"""A CVAE for two CPU cores: a U-Net on frames folded to half resolution, at a small fraction of the lab's FLOPs.
 
 It differs from the lab's model in six ways, each an answer to a known failure of rollouts:
 - down-sampling inside, and a latent of a few numbers at the coarsest scale, so z cannot carry the target's pixels;
@@ -6,7 +6,7 @@ It differs from the lab's model in six ways, each an answer to a known failure o
 - a bounded output, mask x new colour + (1 - mask) x previous frame: what does not move is copied, not redrawn;
 - a reference frame (the first one at test time) as a constant memory of what the person looks like, and the poses of
   the reference and of the previous frame: where the skeleton has not moved, pixels may stay;
-- weights that belong to a place of the picture, among them the empty scene: what nobody hides is known, not guessed;
+- weights that belong to a place in the picture, among them the empty scene: what nobody hides is known, not guessed;
 - a new colour that starts from the reference or, where a gate says that the person has left, from the scene.
 """
 
@@ -24,12 +24,12 @@ from lab4_core.models.base import ModelConfig
 from lab4_core.models.frame_cvae import FrameCVAE
 from lab4_core.registry import check, register
 
-SCENE_SCALE = 10.0  # learning rates are made for weights: the scene's logits may move this much faster
+SCENE_SCALE = 10.0  # learning rates suit weights: this lets the scene's logits move faster, by this factor
 DARKEST = 0.02  # black and white have no finite logit
 
 
 class CompactCVAE(FrameCVAE):
-    """Frames (C, H, W), pose images (3, H, W), or three of them with a `pose_reach`; H and W multiples of 8."""
+    """Frames (C, H, W); pose images (3, H, W), three for each frame with a `pose_reach`; H and W multiples of 8."""
 
     needs_reference = True
     knows_scene = True
@@ -44,7 +44,7 @@ class CompactCVAE(FrameCVAE):
             self.cond_offsets = (0, -cfg.pose_reach, cfg.pose_reach)
         poses = cond_shape[0] * len(self.cond_offsets)
         self.latent_shape = (cfg.z_dim, height // 8, width // 8)
-        # a convolution of stacked images is the sum of one per image: what the reference adds goes ahead of the loop
+        # a convolution of stacked images is the sum of one per image: the reference's is computed once, before the loop
         self.frame_stem = nn.Conv2d(channels * fold, w, 3, padding=1)
         self.pose_stem = nn.Conv2d(poses * fold, w, 3, padding=1)
         self.previous_pose_stem = nn.Conv2d(poses * fold, w, 3, padding=1, bias=False)
@@ -58,7 +58,7 @@ class CompactCVAE(FrameCVAE):
         self.lift = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in [(widths[2], widths[1]), (widths[1], w)])
         self.up = nn.ModuleList(PreActBlock(o, o) for o in (widths[1], w))
         self.head = nn.Sequential(norm_act(w), nn.Conv2d(w, (channels + 2) * fold, 3, padding=1))
-        with torch.no_grad():  # an untrained model copies, most of it from the reference
+        with torch.no_grad():  # an untrained model copies: mostly x_prev, and the reference where it does not
             self.head[-1].weight.mul_(0.1)
             self.head[-1].bias[-2 * fold : -fold].fill_(-2.0)
             self.head[-1].bias[-fold:].fill_(2.0)
@@ -104,19 +104,20 @@ def fold(x: Tensor) -> Tensor:
 
 
 def fold_pose(cond: Tensor, gain: float) -> Tensor:
-    """Pose images (M, C, H, W) to (M, 4 C, H / 2, W / 2), lines of up to `gain` on zero: skeletons are drawn on
-    white."""
+    """Pose images (M, C, H, W), skeletons drawn on white -> (M, 4 C, H / 2, W / 2), lines of up to `gain` on zero."""
     return F.pixel_unshuffle(gain * (1 - cond), 2)
 
 
 @register("model", "compact")
 @dataclass(frozen=True, kw_only=True)
 class Compact(ModelConfig):
-    """width: channels at half resolution (twice and three times that below).  z_dim: channels of z at an eighth
-    of the resolution, 4 x 8 places for 32 x 64 frames.  depth: blocks there.  pose_reach: frames before and after a
-    frame whose poses the model sees too (0: none); a fast limb is blurred along its way, and a skeleton found a frame
-    late or without an arm is told by its neighbours.  pose_gain: what pose images are multiplied by: their lines are a
-    pixel wide, and beside dense frames a network learns late to read them."""
+    """A U-Net CVAE for two CPU cores.
+
+    width: channels at half resolution (twice and three times that below).  z_dim: channels of z at an eighth
+    of the resolution, 4 x 8 places for 32 x 64 frames.  depth: blocks there.  pose_reach: the model also sees the poses
+    that many frames before and after (0: neither): a fast limb is blurred along its path, and neighbours help where a
+    skeleton was found a frame late or without an arm.  pose_gain: factor on pose images: their lines are a pixel wide,
+    and next to dense frames a network is slow to learn to read them."""
 
     width: int = 32
     z_dim: int = 4

@@ -1,7 +1,7 @@
 """A CVAE on single frames, unrolled over a clip: p(x_t | x_{t-1}, pose_t, z_t).
 
-What a model of this family is made of is four functions (`encode_frame`, `encode_cond`, `posterior`, `decode`);
-how a clip runs through them stands here once.
+A model of this family consists of four functions (`encode_frame`, `encode_cond`, `posterior`, `decode`), and of
+`encode_reference` if it needs a reference frame; how a clip runs through them is written here once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lab4_core.losses import gaussian_kld, reparameterize
 from lab4_core.models.base import Unrolled, VideoPredictor
 from lab4_core.models.pieces import Clip, pieces
 
-FRAMES_AT_ONCE = 32  # of known inputs, where each piece goes backward at once: in less memory nearly as fast as all
+FRAMES_AT_ONCE = 32  # known inputs in a piece that is settled on its own: nearly as fast as all, in less memory
 
 
 class FrameCVAE(VideoPredictor):
-    """Frames are flattened step by step, (S * B, …), so a step's B images lie together."""
+    """Frames are flattened step by step, (S * B, …), so the B images of a step are adjacent."""
 
     splits = True
-    sees_previous_cond = False  # whether `decode` wants the condition of the previous frame too
+    sees_previous_cond = False  # whether `decode` needs the condition of the previous frame too
     logvar_clamp = 20.0  # exp(logvar) stays finite, so beta = 0 times the KL is 0 and not NaN
 
     def encode_frame(self, x: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class FrameCVAE(VideoPredictor):
 
     def encode_cond(self, cond: Tensor, groups: int | None = None) -> Any:
         """(M, …) -> features. `groups`: the M images are that many steps of a training clip, one after the other;
-        None: each stands alone, as in a rollout."""
+        None: each is on its own, as in a rollout."""
         raise NotImplementedError
 
     def encode_reference(self, frame: Tensor, cond: Tensor) -> Any:
@@ -53,7 +53,7 @@ class FrameCVAE(VideoPredictor):
         detach=True, forced=False, known=None, reference=None, feed=None, correct=None, settle=None, ahead=False,
     ):  # fmt: skip
         """As `VideoPredictor.unroll`. Steps with known inputs run as one batch, the others one by one; with `settle`
-        each piece goes backward before the next one begins. Returns (B, S, …)."""
+        each piece runs its backward pass before the next one begins. Returns (B, S, …)."""
         b, steps = gt_weight.shape
         is_known = [forced or t < n_past or bool(known and known[t]) for t in range(steps)]
         x, cond, eps = (v.transpose(0, 1) for v in (frames, cond, eps))
@@ -71,7 +71,7 @@ class FrameCVAE(VideoPredictor):
         return Unrolled(*(torch.cat(v, 1) for v in zip(*done)))
 
     def _run(self, clip: Clip, ref: Any, ahead: bool = False) -> tuple[Unrolled, tuple[Tensor, Tensor]]:
-        """A clip as one graph, or a part of one, and the `before` of what comes next, without a graph."""
+        """Run a clip, or a part of one, as one graph. Returns also the `before` of what comes next, without a graph."""
         steps, b = clip.eps.shape[:2]
         c_prev = None
         if self.sees_previous_cond:
@@ -83,7 +83,7 @@ class FrameCVAE(VideoPredictor):
         if clip.feed is None and any(clip.known):  # one call for both: a known input is the target of the step before
             seen = self.encode_frame(clip.x.flatten(0, 1))
             h, seen = seen[b:], seen[:-b]
-        elif steps == 1:  # the input is there: one call for it and the target, whose images are few enough
+        elif steps == 1:  # the input is there already: one call for it and the target, so few images
             x_in = clip.inputs(slice(0, 1), *clip.before)
             h, seen = self.encode_frame(torch.cat([clip.x[1], x_in])).chunk(2)
         else:
@@ -91,7 +91,7 @@ class FrameCVAE(VideoPredictor):
         mu, logvar = self.posterior(h, c)
         logvar = logvar.clamp(-self.logvar_clamp, self.logvar_clamp)
         z = reparameterize(mu, logvar, clip.eps.flatten(0, 1))
-        wide = torch.promote_types(mu.dtype, torch.float32)  # exp() of a bf16 would lose the small differences
+        wide = torch.promote_types(mu.dtype, torch.float32)  # exp() in bf16 would lose small differences
         kld = gaussian_kld(mu.to(wide), logvar.to(wide)).flatten(1).sum(1)
 
         if x_in is not None:
@@ -99,7 +99,7 @@ class FrameCVAE(VideoPredictor):
         elif ahead and clip.detach and not all(clip.known):
             with torch.no_grad():
                 x_in, _ = self._decode_in_pieces(clip, (c, c_prev, z, seen), ref)
-            torch.clear_autocast_cache()  # what was cast without a graph must not be used in one
+            torch.clear_autocast_cache()  # weights cast without a graph must not be used in one
             x_pred = self._decode_piece(slice(0, steps), x_in, (c, c_prev, z, None), ref, b)
         else:
             x_in, x_pred = self._decode_in_pieces(clip, (c, c_prev, z, seen), ref)
@@ -107,8 +107,8 @@ class FrameCVAE(VideoPredictor):
         return Unrolled(*out), (x_pred[-b:].detach(), x_in[-b:].detach())
 
     def _decode_in_pieces(self, clip: Clip, made: tuple, ref: Any) -> tuple[Tensor, Tensor]:
-        """Steps whose inputs are known as one batch, the others one by one: all inputs and predictions (S * B, …).
-        made: what the encoders made of the steps, (S * B, …) each."""
+        """Decode steps with known inputs as one batch, the others one by one. Returns all inputs and predictions
+        (S * B, …). made: what the encoders made of the steps, (S * B, …) each."""
         b, x_in, x_pred = clip.x.shape[1], [], []
         last, last_in = clip.before
         for piece in pieces(clip.known, len(clip.known)):
@@ -121,7 +121,7 @@ class FrameCVAE(VideoPredictor):
         return torch.cat(x_in), torch.cat(x_pred)
 
     def _decode_piece(self, piece: slice, x_in: Tensor, made: tuple, ref: Any, b: int) -> Tensor:
-        """The predictions of some steps from their inputs (k * B, …) and the rows of what the encoders made."""
+        """Predictions of a piece's k steps from their inputs (k * B, …) and their rows of what the encoders made."""
         c, c_prev, z, h = _map(made, lambda v: v[piece.start * b : piece.stop * b])
         steps = piece.stop - piece.start
         ref = _map(ref, lambda v: v.repeat(steps, *[1] * (v.dim() - 1)) if steps > 1 else v)
@@ -138,14 +138,14 @@ class FrameCVAE(VideoPredictor):
 
 
 def _map(tree: Any, f) -> Any:
-    """f over a tensor, a tuple of such trees, or None."""
+    """Apply f to a tensor, or to those in a tuple of such trees; None stays None."""
     if tree is None:
         return None
     return tuple(_map(v, f) for v in tree) if isinstance(tree, tuple) else f(tree)
 
 
 def _backward(tree: Any, leaves: Any) -> None:
-    """What has come to the leaves, which are the tensors of a tree cut from its graph, goes on through the graph."""
+    """Pass the gradients that have reached the leaves, a tree's tensors cut from its graph, on through that graph."""
     both = zip(tree_leaves(tree), tree_leaves(leaves))
     came = [(v, leaf.grad) for v, leaf in both if leaf is not None and leaf.grad is not None]
     if came:  # in one call: the tensors may share a part of their graph

@@ -1,7 +1,7 @@
 """The lab's pose CVAE, layer for layer: preset `lab`, 1,585,620 parameters at the default widths.
 
 Everything runs at full resolution, and the latent is spatial: 12 x 32 x 64 = 24,576 numbers a frame. The five
-modules carry the names of the lab's published checkpoints, whose tensors load without renaming.
+modules have the names used in the lab's published checkpoints, whose tensors load without renaming.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LabCVAE(FrameCVAE):
 
 
 def _normalize_each(h: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """BatchNorm of every image by its own mean and variance, the running averages untouched."""
+    """BatchNorm of every image by its own mean and variance; the running averages stay untouched."""
     var, mean = torch.var_mean(h.float(), dim=(2, 3), correction=0, keepdim=True)
     scale = norm.weight.view(1, -1, 1, 1) * torch.rsqrt(var + norm.eps)
     return ((h.float() - mean) * scale + norm.bias.view(1, -1, 1, 1)).to(h.dtype)

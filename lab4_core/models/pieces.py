@@ -1,7 +1,7 @@
 """The steps of a training clip in pieces.
 
-A graph of all steps holds the activations of all steps. Where no step needs the graph of another, each piece can be
-computed from its frames to its loss and go backward before the next one begins.
+A graph of all steps holds the activations of all steps. Where no step needs the graph of another, each piece can run
+forward to its loss and backward again before the next one begins.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lab4_core.models.base import Feed
 
 
 def pieces(known: Sequence[bool], longest: int) -> list[slice]:
-    """Runs of steps whose inputs are known, at most so long; every other step alone."""
+    """Runs of at most `longest` steps whose inputs are known; every other step alone."""
     found: list[slice] = []
     for t, is_known in enumerate(known):
         last = found[-1] if found else None
@@ -29,11 +29,11 @@ def pieces(known: Sequence[bool], longest: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class Clip:
-    """S steps of a training clip, step by step, and what the model sees as its input there: true frames, predictions,
-    or a mixture, as `VideoPredictor.unroll` is told. Some of its steps are a clip again.
+    """S steps of B training clips, and what the model sees as its input there: true frames, predictions, or a mixture,
+    by the arguments of `VideoPredictor.unroll`. Some of its steps are a `Clip` again.
 
-    known: of each step, whether its input is the true frame throughout.
-    before: the prediction and the input of the step before the first (B, C, H, W).
+    known: for each step, whether its input is the true frame throughout.
+    before: the prediction and the input of the step before the first, (B, C, H, W) each.
     """
 
     x: Tensor  # (S + 1, B, C, H, W)
@@ -47,7 +47,7 @@ class Clip:
     correct: Feed | None
 
     def part(self, steps: slice) -> Clip:
-        """Some of the steps, where `before` is that of the first of them."""
+        """Some of the steps; `before` must already be that of the first of them."""
         both = slice(steps.start, steps.stop + 1)
         return replace(self, x=self.x[both], cond=self.cond[both], eps=self.eps[steps],
                        gt_weight=self.gt_weight[:, steps], known=self.known[steps])  # fmt: skip

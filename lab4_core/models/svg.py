@@ -1,8 +1,8 @@
 """Stochastic video generation with actions: the lab's BAIR model (Denton and Fergus 2018, arXiv 1802.07687).
 
-Everything happens on vectors: an encoder takes each frame to g numbers, LSTMs predict the next vector, a decoder draws
-it. What a vector cannot hold, the picture of the scene, goes past it through skip connections from a frame that was
-given. The LSTMs' inputs are known ahead as long as the frames are, so a teacher-forced clip runs as one sequence.
+Prediction happens on vectors: an encoder maps each frame to g numbers, LSTMs predict the next vector, a decoder draws
+it. What a vector cannot hold, the picture of the scene, bypasses it through skip connections from a given frame. While
+the input frames are known, so are the LSTMs' inputs, and a teacher-forced clip runs as one sequence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LSTMState = tuple[Tensor, Tensor]  # hidden and cell, (layers, B, width) each
 
 
 class GaussianLSTM(nn.Module):
-    """LSTM_phi and LSTM_psi of the paper: vectors (S, B, g) -> mu and logvar (S, B, z), and the state behind them."""
+    """LSTM_phi and LSTM_psi of the paper: vectors (S, B, g) -> mu and logvar (S, B, z), and the state after them."""
 
     def __init__(self, g_dim: int, z_dim: int, width: int, layers: int):
         super().__init__()
@@ -39,7 +39,7 @@ class GaussianLSTM(nn.Module):
 class FramePredictor(nn.Module):
     """LSTM_theta of the paper: [h, z, condition] (S, B, g + z + k) -> the next frame's vector (S * B, g) in (-1, 1).
 
-    norm: BatchNorm before the tanh, as in the lab's template; the paper has the tanh alone.
+    norm: BatchNorm before the tanh, as in the lab's template; the paper has only the tanh.
     """
 
     def __init__(self, i: int, g_dim: int, width: int, layers: int, norm: bool):
@@ -57,10 +57,10 @@ class FramePredictor(nn.Module):
 
 
 class State(NamedTuple):
-    """A rollout between two frames."""
+    """The state of a rollout between two frames."""
 
     cond: Tensor  # (B, k) of the last frame
-    skip: tuple[Tensor, ...]  # what the decoder makes of the frozen skips
+    skip: tuple[Tensor, ...]  # the frozen skips as the decoder prepares them; () if they are not frozen
     prior: LSTMState | None  # None with the fixed prior
     predictor: LSTMState | None  # None before the first step
 
@@ -137,19 +137,19 @@ class SVG(VideoPredictor):
         return Unrolled(*(v.transpose(0, 1) for v in (x_pred, kld, mu, logvar)))
 
     def _skips_of_past(self, skips: tuple[Tensor, ...], steps: int, b: int, n_past: int) -> tuple[Tensor, ...]:
-        """What the decoder takes for a sequence of steps from known frames: each step's own skips, or from
-        frame n_past - 1 on, the last given one, always that frame's."""
+        """The prepared skips for a sequence of steps from known frames: each step's own or, unless `last_frame_skip`,
+        from frame n_past - 1 on, the last given one, always that frame's."""
         if self.cfg.last_frame_skip or steps <= n_past:
             return self.decoder.prepare(skips)
         given = self.decoder.prepare(tuple(s[: n_past * b] for s in skips))
         return tuple(torch.cat([s, s[-b:].repeat(steps - n_past, 1, 1, 1)]) for s in given)
 
     def _prior(self, h: Tensor, before):
-        """(mu, logvar, state) of the learned prior from the input frames (S, B, g); None with the fixed one."""
+        """(mu, logvar, state) of the learned prior from input frames' vectors (S, B, g); None with the fixed one."""
         return None if self.prior is None else self.prior(h, None if before is None else before[2])
 
     def init_state(self, frames_past, cond_past):
-        """The given frames after the first are explained by the posterior's mean: they are known."""
+        """For the given frames after the first, z is the posterior's mean: they are known."""
         b, n = frames_past.shape[:2]
         h, skips = self.encoder(frames_past.transpose(0, 1).flatten(0, 1))
         h, c = h.unflatten(0, (n, b)), self.encode_cond(cond_past.transpose(0, 1))
@@ -173,7 +173,7 @@ class SVG(VideoPredictor):
 
 
 def _initialize(m: nn.Module) -> None:
-    """The paper's: weights from N(0, 0.02), those of BatchNorm from N(1, 0.02); LSTMs as PyTorch has them."""
+    """As in the paper: weights from N(0, 0.02), those of BatchNorm from N(1, 0.02); LSTMs as PyTorch has them."""
     if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(m.weight, 0, 0.02)
         nn.init.zeros_(m.bias)
@@ -184,16 +184,16 @@ def _initialize(m: nn.Module) -> None:
 @register("model", "svg")
 @dataclass(frozen=True, kw_only=True)
 class Svg(ModelConfig):
-    """Defaults are the lab's: 22.2 million parameters.
+    """Stochastic video generation with actions. Defaults are the lab's: 22.2 million parameters.
 
-    width: channels of the first VGG stage (twice that in each below).  g_dim, z_dim: numbers of a frame's vector
+    width: channels of the first VGG stage (doubled in each one below).  g_dim, z_dim: sizes of a frame's vector
     and of z.  rnn_size: width of the LSTMs; posterior_layers (the learned prior's too) and predictor_layers: how many.
     prior: fixed N(0, I), or learned from the past frames (SVG-LP).  last_frame_skip: skips from every input frame,
-    and not frozen at the last given one (Denton's code freezes them a frame earlier).  norm: BatchNorm before the
-    frame predictor's tanh (batch, the lab) or none (the paper).  output: sigmoid (the lab), or mask x new colour +
-    (1 - mask) x the skips' frame, so that the untrained model copies.  fold: blocks of fold x fold pixels enter and
-    leave as channels; each doubling takes the place of a VGG stage.
-    cond_mean, cond_std: conditions enter as (c - mean) / std; one number or one each.
+    not frozen at the last given one (Denton's code freezes them a frame earlier).  norm: BatchNorm before the
+    frame predictor's tanh (batch, the lab) or none (the paper).  output: sigmoid (the lab), or mask, which is mask x
+    new colour + (1 - mask) x the skips' frame, so that the untrained model copies.  fold: blocks of fold x fold pixels
+    enter and leave as channels; each doubling replaces a VGG stage.
+    cond_mean, cond_std: conditions enter as (c - mean) / std; one number for all, or one each.
     """
 
     conditions = "actions"

@@ -1,7 +1,7 @@
-"""The lab's five modules with two or three convolutions each: trains in seconds, and fails as the lab's model fails.
+"""The lab's five modules with one to three convolutions each: trains in seconds, and fails as the lab's model fails.
 
-For lessons and tests. Like the lab's, the latent has the resolution of the frame, so z can carry the target's pixels,
-and the output is unbounded, so a rollout can drift; unlike the lab's, the output is a change of the previous frame.
+For lessons and tests. As in the lab's, the latent has the resolution of the frame, so z can carry the target's pixels,
+and the output is unbounded, so a rollout can drift; unlike the lab's, the output is added to the previous frame.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def _encoder(i: int, o: int) -> nn.Sequential:
 @register("model", "tiny")
 @dataclass(frozen=True, kw_only=True)
 class Tiny(ModelConfig):
-    """width: channels everywhere.  z_dim: channels of z, at the resolution of the frame."""
+    """The lab's five modules in small.
+
+    width: channels everywhere.  z_dim: channels of z, at the resolution of the frame."""
 
     width: int = 16
     z_dim: int = 2

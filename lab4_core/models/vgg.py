@@ -2,7 +2,7 @@
 
 Every 3x3 convolution is followed by BatchNorm and LeakyReLU(0.2). Training batches hold S steps of B frames, step
 after step (`groups` = S): BatchNorm normalises each step by itself, as a loop over the steps would. fold: blocks of
-fold x fold pixels enter as channels of one place, in the stead of the first stages: narrow networks waste no time at
+fold x fold pixels enter as the channels of one place and replace the first stages: a narrow network wastes no time at
 full resolution, and the vector still becomes a picture at the coarsest one.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lab4_core.layers import StepBatchNorm2d
 
-STAGES = (2, 2, 3, 3)  # convolutions of the stages at 1, 1/2, 1/4 and 1/8 of the resolution
+STAGES = (2, 2, 3, 3)  # convolutions in the stages at 1, 1/2, 1/4 and 1/8 of the resolution
 
 
 def stages_of(fold: int, width: int) -> tuple[tuple[int, ...], list[int]]:
@@ -38,7 +38,7 @@ class Stage(nn.Module):
         return self.after_first(self.convs[0](x), groups)
 
     def after_first(self, x: Tensor, groups: int) -> Tensor:
-        """The rest, from the output of the first convolution on."""
+        """The rest of the stage, from the output of its first convolution on."""
         for i, norm in enumerate(self.norms):
             x = norm_act(norm, self.convs[i](x) if i else x, groups)
         return x
@@ -76,8 +76,8 @@ class Decoder(nn.Module):
     """Vectors (S * B, g) and prepared skips -> frames (S * B, C, H, W) in (0, 1).
 
     The skip features are concatenated to the up-sampled ones. A convolution of two stacked images is the sum of one of
-    each: what it makes of the skips is prepared once where many frames share them.
-    mask: a further output says how much of the new picture is used, mask x new + (1 - mask) x the skips' frame.
+    each, so the skips' part is prepared once where many frames share it.
+    mask: an extra output says how much of the new picture is used, mask x new + (1 - mask) x the skips' frame.
     """
 
     def __init__(self, frame_shape: tuple[int, ...], width: int, g_dim: int, fold: int, mask: bool):
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         self.channels, self.fold, self.mask = channels, fold, mask
         self.first = nn.ConvTranspose2d(g_dim, widths[-1], (height // 16, w // 16))
         self.norm = StepBatchNorm2d(widths[-1])
-        # coarse to fine; a stage hands on as many channels as the next has, the finest is followed by `last`
+        # coarse to fine; a stage hands on as many channels as the next one has, and `last` follows the finest
         handed_on = [[], *([c] for c in widths)]
         self.stages = nn.ModuleList(
             Stage([2 * widths[i]] + [widths[i]] * (counts[i] - 1) + handed_on[i]) for i in reversed(range(len(counts)))
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
 
     def prepare(self, skips: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The encoder's skips of M frames as `forward` takes them: what the first convolution of each stage makes
-        of them, coarse to fine, and with a mask the frames."""
+        of them, coarse to fine, and with `mask` the frames themselves."""
         frame, *features = skips
         made = []
         for stage, x in zip(self.stages, reversed(features)):
@@ -113,6 +113,6 @@ class Decoder(nn.Module):
         if self.mask:
             frame = prepared[-1]
             new, mask = x.to(frame.dtype).split([frame.shape[1], self.fold**2], dim=1)
-            mask = torch.sigmoid(mask - 2).repeat(1, self.channels, 1, 1)  # begins near a copy
+            mask = torch.sigmoid(mask - 2).repeat(1, self.channels, 1, 1)  # starts near a copy
             return F.pixel_shuffle(torch.lerp(frame, torch.sigmoid(new), mask), self.fold)
         return F.pixel_shuffle(torch.sigmoid(x), self.fold)

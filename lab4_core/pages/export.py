@@ -1,8 +1,8 @@
 """An executed notebook as one HTML file that needs nothing else: no script, no network, no files beside it.
 
-nbconvert's own page takes MathJax, require.js, jQuery, mermaid and the widget manager from a network. Here its `basic`
-template gives the body, formulas become MathML while the page is written, and what only a live kernel can do is left
-out.
+nbconvert's own page loads MathJax, require.js, jQuery, mermaid and the widget manager from the network. Here its
+`basic` template gives the body, formulas become MathML while the page is written, and what needs a live kernel is
+left out.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ mtable[columnspacing^="0em"] > mtr > mtd:nth-child(2n+3) { padding-left: 2em; }
   figure, img, table, pre, math { break-inside: avoid; } a { color: inherit; } }
 """
 
-# The browser itself is told to load nothing: whatever a reader's notebook puts into the page, it stays offline.
+# Tells the browser itself to load nothing: whatever a notebook puts into the page, it stays offline.
 POLICY = "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'"
 
 
@@ -72,13 +72,13 @@ def export_html(
     """Write an executed notebook as one self-contained page; returns the path of the page.
 
     title: of the browser's tab; by default the notebook's first heading. show_code: keep the cells' source.
-    Raises `Lab4Error` for a file that is no notebook, a formula that cannot be converted, or a page that would
+    Raises `Lab4Error` for a file that is not a notebook, a formula that cannot be converted, or a page that would
     load something from outside.
     """
     notebook_path, html_path = Path(notebook_path), Path(html_path)
     try:
         notebook = nbformat.read(notebook_path, as_version=4)
-    except Exception as e:  # a wrong file fails in as many ways as there are wrong files
+    except Exception as e:  # a wrong file can fail in any way
         raise Lab4Error(f"cannot read {notebook_path}: {e}; expected a Jupyter notebook") from e
     page = notebook_html(notebook, title=title, show_code=show_code, name=notebook_path.stem)
     check_offline(page)
@@ -87,7 +87,7 @@ def export_html(
 
 
 def notebook_html(notebook: Any, title: str | None = None, show_code: bool = False, name: str = "notebook") -> str:
-    """The page of `export_html` as a string, not yet checked. name: the title where there is no heading either."""
+    """The page of `export_html` as a string, not yet checked. name: the title if there is no heading either."""
     notebook = _without_the_live_parts(notebook, show_code)
     exporter = HTMLExporter(
         config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}),
@@ -98,7 +98,7 @@ def notebook_html(notebook: Any, title: str | None = None, show_code: bool = Fal
         exclude_output_prompt=True,
     )
     body, _ = exporter.from_notebook_node(notebook)
-    # links to the neighbouring notebooks lead nowhere from a page that travels alone: their text stays
+    # links to neighbouring notebooks would lead nowhere from a page on its own: keep their text
     body = re.sub(r'<a href="[^":]*\.ipynb">(.*?)</a>', r"\1", body)
     title = title or _first_heading(notebook) or name
     highlighting = HtmlFormatter(style="default").get_style_defs(".highlight")
@@ -112,7 +112,7 @@ def notebook_html(notebook: Any, title: str | None = None, show_code: bool = Fal
 
 
 def _without_the_live_parts(notebook: Any, show_code: bool) -> Any:
-    """A copy in which every output can be shown by a page alone, and every picture has a text in its place."""
+    """A copy in which a page alone can show every output, and every picture has an alt text."""
     notebook = nbformat.from_dict(notebook)
     notebook.metadata.pop("widgets", None)
     heading, cells = "", []
@@ -131,14 +131,14 @@ def _without_the_live_parts(notebook: Any, show_code: bool) -> Any:
 
 
 def _is_live(output: Any) -> bool:
-    """Progress bars and warnings (stderr), and what needs a kernel or a script and brings no static twin (the name that
-    every widget has as plain text is none)."""
+    """Progress bars and warnings (stderr), and what needs a kernel or a script and has no static twin (the name that
+    every widget has as plain text does not count as one)."""
     data = output.get("data", {})
     return output.get("name") == "stderr" or (not DEAD.isdisjoint(data) and data.keys() <= DEAD | {"text/plain"})
 
 
 def _prepare_output(output: Any, alt: str) -> None:
-    """Math in an output takes the way of math in text; a picture without a description gets `alt`."""
+    """Treat math in an output like math in text, and give a picture without a description `alt`."""
     data = output.get("data", {})
     for kind in DEAD & data.keys():
         del data[kind]
@@ -165,10 +165,11 @@ def _first_heading(notebook: Any) -> str | None:
 
 
 def check_offline(html: str) -> None:
-    """Raise `Lab4Error` if a page would load anything when it is opened; links to click on may go anywhere.
+    """Raise `Lab4Error` if a page would load anything when it is opened; clickable links may go anywhere except to a
+    script.
 
-    Everything it shows has to lie in it as `data:`. Scripts and frames are refused as such, for what they load
-    cannot be read off the page.
+    Everything it shows must be in it as `data:`. Scripts and frames are refused outright, since what they load cannot
+    be read off the page.
     """
     loads = _Loads()
     loads.feed(html)
@@ -179,7 +180,7 @@ def check_offline(html: str) -> None:
 
 
 def is_script(address: str) -> bool:
-    """Whether a browser would run it; white space and control characters inside such a word do not stop one."""
+    """Whether a browser would run an address; white space and control characters inside it do not stop one."""
     return re.sub(r"[\x00-\x20]", "", address).lower().startswith(("javascript:", "vbscript:", "data:text/html"))
 
 
@@ -201,12 +202,12 @@ class _Loads(HTMLParser):
         if tag == "meta" and values.get("http-equiv", "").lower() == "refresh":
             self.found.append("<meta refresh>")
         self.found += [f"<{tag} {name}>" for name in values if name.startswith("on")]  # a script in an attribute
-        if tag in ("a", "area"):  # to click on
+        if tag in ("a", "area"):  # clickable
             links = [values.pop("href", ""), values.pop("xlink:href", "")]
             self.found += [f"<{tag} {link[:100]}>" for link in links if is_script(link)]
         for name in ("src", "href", "xlink:href", "poster", "background"):
             self.see(f"<{tag} {name}>", values.get(name, ""))
-        if "srcset" in values:  # its data: form has no commas to split at
+        if "srcset" in values:  # not split at its commas: data: addresses have some too
             self.see(f"<{tag} srcset>", values["srcset"])
         self.see_css(f"<{tag} style>", values.get("style", ""))
 

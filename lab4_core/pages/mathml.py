@@ -1,4 +1,4 @@
-"""Formulas as MathML, which every browser draws by itself: a page with mathematics and without a script."""
+"""Formulas as MathML, which browsers draw by themselves: mathematics on a page without a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab4_core.errors import Lab4Error
 
 
 class _Renderer(IPythonRenderer):
-    """nbconvert's own, which already knows a formula from a dollar in code; only what it writes for one differs."""
+    """nbconvert's own, which already tells a formula from a dollar in code; only what it writes for one differs."""
 
     def inline_math(self, body: str) -> str:
         return mathml(body, display="inline")
@@ -33,7 +33,7 @@ def markdown_html(source: str) -> str:
 _FUNCTION = r"\\(?:log|ln|exp|sin|cos|tanh|det|max|min|Pr|mathrm\{(?:KL|PSNR|SSIM|MSE)\})(?![A-Za-z])"
 _SCRIPT = r"(?:\\limits|[_^](?:\{[^{}]*\}|[^\\{}\s]|\\[A-Za-z]+))*+"
 _ENVIRONMENTS = {"align*", "array", "cases", "matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix"}
-_REWRITES = [  # what MathJax understands in a notebook and latex2mathml does not, in its words
+_REWRITES = [  # what MathJax understands in a notebook and latex2mathml does not, in terms that it does
     (r"\\(begin|end)\{(?:aligned|align|split|eqnarray)\*?\}", r"\\\1{align*}"),
     (r"\\(begin|end)\{(?:gathered|gather)\*?\}", r"\\\1{matrix}"),
     (r"\\(?:begin|end)\{(?:equation|displaymath|math)\*?\}", ""),
@@ -41,7 +41,7 @@ _REWRITES = [  # what MathJax understands in a notebook and latex2mathml does no
     (r"\\tag\{([^{}]*)\}", r"\\qquad\\text{(\1)}"),
     (r"\\arg(?![A-Za-z])", r"\\mathrm{arg}"),
     (r"\\operatorname\*?\{", r"\\mathrm{"),
-    (r"\\[lr]?Vert(?![A-Za-z])", r"\\|"),  # the converter's own would grow with the formula
+    (r"\\[lr]?Vert(?![A-Za-z])", r"\\|"),  # the converter's own would stretch with the formula
     (r"\\[lr]vert(?![A-Za-z])", "|"),
     # TeX sets a thin space beside a named function; MathML has none beside an identifier.
     (rf"(?<=[\w)}}\]])\s*({_FUNCTION})", r"\\,\1"),
@@ -55,8 +55,8 @@ _REWRITES = [  # what MathJax understands in a notebook and latex2mathml does no
 def mathml(latex: str, display: str) -> str:
     """One formula as a MathML element. display: "inline" or "block".
 
-    Raises `Lab4Error` with the formula where the result would not show what was written: the converter itself
-    lets an unknown command, an open brace or a stray line break through without a word.
+    Raises `Lab4Error` with the formula if the result would not show what was written: the converter itself silently
+    lets through an unknown command, an open brace or a stray line break.
     """
 
     def refuse(why: object) -> Lab4Error:
@@ -76,7 +76,7 @@ def mathml(latex: str, display: str) -> str:
             raise refuse(f"the environment {environment} is not known to the converter")
     try:
         converted = latex_to_mathml(source, display=display)
-        converted = re.sub(r"\\([_%#])", r"\1", converted)  # escapes inside \text stay as they were typed
+        converted = re.sub(r"\\([_%#])", r"\1", converted)  # inside \text the converter leaves escapes as typed
         ElementTree.fromstring(converted)
     except Exception as e:  # the converter has a dozen error types without a common base
         raise refuse(f"{type(e).__name__} {e}".strip()) from e

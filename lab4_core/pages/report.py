@@ -1,4 +1,4 @@
-"""The report: train the annealing types, compare them in notebook 12, export it as one HTML page."""
+"""The report: train the annealing types, compare them in notebook 12, export that as one HTML page."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def make_report(
     """Train each KL-annealing type, then execute notebook 12 on the runs and export it; returns the page's path.
 
     data: a folder in the layout of the preset's model; by default as in `load_config`. out: the folder of the report,
-    by default `runs/report-<profile>` with the preset and the dataset's name; made again with the same settings,
-    it takes up the runs that are finished. overrides: further fields of the configuration, the same for every type.
-    The page, `submission.csv`, the test clips' GIFs and the sweep's table lie in `out`. Raises `Lab4Error`
-    when no run finished, with the reason of the first; a failed one beside finished ones shows as failed on the page.
+    by default `runs/report-<profile>` with the name of the preset (unless compact) and of the dataset; made again with
+    the same settings, it reuses finished runs. overrides: further fields of the configuration, the same for every type.
+    The page, `submission.csv`, the test clips' GIFs and the sweep's table are in `out`. Raises `Lab4Error` if no run
+    finished, with the reason of the first; a failed run beside finished ones is shown as failed on the page.
     """
     overrides = dict(overrides or {})
     seed = overrides.pop("seed", 0)
     minutes = overrides.pop("minutes", None) or 0.0
     cfg = load_config(profile, preset, data, overrides)
-    # read or render the data once, before several runs would do it side by side; and stop here if they are wrong
+    # read or render the data once, before several runs would do so in parallel; and stop here if they are wrong
     load_data(cfg)
     root = getattr(cfg.data, "root", "")
     name = "report" + (f"-{preset}" if preset != "compact" else "") + f"-{profile}"
-    name += f"-{Path(root).name}" if root else ""  # one dataset's does not replace another's
+    name += f"-{Path(root).name}" if root else ""  # one dataset's report must not replace another's
     folder = Path(out).expanduser().resolve() if out else runs_dir() / name
     common = {"profile": profile, "preset": preset, "data": root, "seed": seed, "minutes": minutes,
               "overrides": overrides}  # fmt: skip
-    # one thread a run and all types side by side: on two cores that is half as long as one after the other
+    # one thread per run, all types in parallel: on two cores this takes half as long as one after the other
     rows = run_sweep([{"annealing": kind} for kind in ANNEALING], folder, common, slots=slots or len(ANNEALING))
     finished = [row for row in rows if row["status"] == "finished"]
     if not finished:
@@ -57,7 +57,7 @@ def make_report(
 
 
 def execute(notebook: Path, to: Path, parameters: dict[str, Any]) -> Path:
-    """Run a notebook by papermill in its own folder. Raises `Lab4Error` with the failing cell's message."""
+    """Run a notebook with papermill in its own folder. Raises `Lab4Error` with the failing cell's message."""
     import papermill
 
     print(f"report: executing {notebook.name}", flush=True)
@@ -72,7 +72,7 @@ def execute(notebook: Path, to: Path, parameters: dict[str, Any]) -> Path:
 
 
 def point_run(folder: str | os.PathLike):
-    """The run of a sweep's point, or None with the reason where it did not come to one."""
+    """(run, reason) of a sweep's point: the run is None if it never came to one, the reason says what failed."""
     from lab4_core.runlog import Run
 
     status, folder = read_status(folder), Path(folder).resolve()

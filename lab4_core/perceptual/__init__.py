@@ -1,1 +1,1 @@
-"""Measures that need weights trained elsewhere: LPIPS and FVD, and the network that FVD is taken with."""
+"""Measures that need weights trained elsewhere: LPIPS and FVD, and I3D, the usual network for FVD."""

@@ -2,8 +2,8 @@
 arXiv 1812.01717).
 
 The features come from a network that others trained on Kinetics. Its weights are read from a file that the user
-names and never downloaded: a state dict, since a TorchScript file would run code. Two FVDs can be compared only when
-the network, the number of clips and their length are the same, so the protocol says all three.
+names and never downloaded: a state dict, since a TorchScript file would run code. Two FVDs can be compared only if
+the network, the number of clips and their length are the same, so the protocol states all three.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Network:
-    """What turns clips into features: how it is built, which frames it takes, and what is asked of it."""
+    """What turns clips into features: how it is built, which frames it takes, and which features are used."""
 
     build: Callable[[], nn.Module]
-    size: int  # pixels a side that frames are resized to
+    size: int  # pixels per side that frames are resized to
     mean: tuple[float, ...]  # of the three colours, in [0, 1]
     std: tuple[float, ...]
     shortest: int  # frames
@@ -101,9 +101,9 @@ class Fvd:
 
 
 def load_fvd(file: str | os.PathLike, device: torch.device | str = "cpu") -> Fvd:
-    """The measure with the network whose weights these are.
+    """FVD with the network whose weights these are.
 
-    Raises `Lab4Error` that names the file where it is missing, could run code, or holds the weights of another network.
+    Raises `Lab4Error` naming the file if it is missing, could run code, or holds the weights of another network.
     """
     source, weights = f"FVD weights {file}", bare_weights(Path(file).expanduser())
     for name, net in NETWORKS.items():

@@ -1,7 +1,7 @@
-"""I3D, the network whose features the field's FVD is computed from (Carreira and Zisserman 2017, arXiv 1705.07750).
+"""I3D, the network whose features FVD is usually computed from (Carreira and Zisserman 2017, arXiv 1705.07750).
 
-Inception-v1 with every filter and pool inflated in time. The tensors have the names of the PyTorch port whose weights
-are in circulation (`rgb_imagenet.pt`, `i3d_pretrained_400.pt`), so that their state dicts load.
+Inception-v1 with every filter and pool inflated in time. The tensors are named as in the PyTorch port whose weights
+are in circulation (`rgb_imagenet.pt`, `i3d_pretrained_400.pt`), so that these state dicts load.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ MIXED = {
 
 
 def pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Zeros around (N, C, T, H, W) as TensorFlow's SAME puts them: an odd one goes to the end. They are zeros for the
-    pools too, whose inputs are never negative."""
+    """Zeros around (N, C, T, H, W) as TensorFlow's SAME puts them: an odd one goes at the end. Zeros do for the pools
+    too, whose inputs are never negative."""
     pad: list[int] = []
     for size, k, s in zip(x.shape[:1:-1], kernel[::-1], stride[::-1]):
         total = max(k - (size % s or s), 0)

@@ -1,6 +1,6 @@
 """LPIPS, a distance between images that follows human judgement (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
-It needs weights that others trained, of AlexNet or VGG16 and of the paper's linear layers. They are read from files
+It needs weights trained by others, of AlexNet or VGG16 and of the paper's linear layers. They are read from files
 that the user names and never downloaded: state dicts only, since a TorchScript file would run code.
 """
 
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from lab4_core.checkpoint import bare_weights, load_weights
 from lab4_core.errors import Lab4Error
 
-# torchvision's name of the network -> the layers of its `features` whose output counts, each after its ReLU
+# torchvision's name of the network -> the layers of its `features` whose outputs count, each after its ReLU
 TAPS = {"alexnet": (1, 4, 7, 9, 11), "vgg16": (3, 8, 15, 22, 29)}
 CHANNELS = {"alexnet": (64, 192, 384, 256, 256), "vgg16": (64, 128, 256, 512, 512)}
-SMALLEST = 32  # pixels a side: below, AlexNet has nothing left to pool
+SMALLEST = 32  # pixels per side: with fewer, AlexNet has nothing left to pool
 EXPECTED = "expected the linear layers that the package lpips publishes (lin0.model.1.weight …), and torchvision's "
 EXPECTED += "alexnet or vgg16 beside them (features.0.weight …), or both in one file"
 
@@ -39,7 +39,7 @@ class Lpips(nn.Module):
         self.heads = nn.ParameterList([nn.Parameter(torch.empty(1, c, 1, 1)) for c in CHANNELS[net]])
 
     def layers(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) in [0, 1] -> the features of five layers, each vector along the channels of length 1."""
+        """(N, 3, H, W) in [0, 1] -> the features of five layers, scaled to length 1 along the channels."""
         shift, scale = (x.new_tensor(v).view(1, 3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
         x, found = (2 * x - 1 - shift) / scale, []
         for i, layer in enumerate(self.features):
@@ -68,9 +68,9 @@ class Lpips(nn.Module):
 
 
 def load_lpips(files: Sequence[str | os.PathLike], device: torch.device | str = "cpu") -> Lpips:
-    """The measure with the weights of these files: one with all of it, or the linear layers and the network apart.
+    """LPIPS with the weights in these files: one with everything, or the linear layers and the network separately.
 
-    Raises `Lab4Error` that names the files for one that is missing, could run code, or holds other weights.
+    Raises `Lab4Error` naming the files if one is missing, could run code, or holds other weights.
     """
     source = "LPIPS weights " + ", ".join(map(str, files))
     found: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
 """Figures and tables of runs, ready for a page: `show(plot_training(runs), alt="…", caption="…")`.
 
-Every plot function takes run records (`Run`: name, config, metrics(kind), result) or scores, and returns a matplotlib
-`Figure` that belongs to no window. `show` adds its alt text and caption.
+The plot functions take run records (`Run`: name, config, metrics(kind), result), scores, schedules or tables, and
+return a matplotlib `Figure` that belongs to no window. `show` adds its alt text and caption.
 """
 
 from lab4_core.plots.comparisons import plot_effects, plot_quality, plot_sweep

@@ -16,9 +16,9 @@ LOOKS = {"holds": (COLOURS[2], "o"), "does not hold": (COLOURS[1], "s"), "undeci
 
 @styled
 def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Figure:
-    """Effects of `claims.judge` with their 95 % intervals, a line each; grey band: differences that count as none.
+    """Effects of `claims.judge` with their 95 % intervals, one line each; grey band: differences that count as none.
 
-    What was not measured has no interval and is left out.
+    Comparisons that were not measured have no interval and are left out.
     """
     rows = [row for row in judged if row["low"] is not None]
     if not rows:
@@ -37,21 +37,21 @@ def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Fi
     names = [f"{r['name']}: {r['compared']}{', ' * bool(r['where'])}{r['where']} ({r['pairs']} pairs)" for r in rows]
     ax.set(yticks=range(len(rows)), yticklabels=names, xlabel="effect on the PSNR of the rollout (dB)")
     figure.suptitle("Mean difference within pairs of one seed, 95 % interval")  # long names leave the axes narrow
-    ax.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
+    ax.set_ylim(len(rows) - 0.5, -0.5)  # the first one on top
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
 def _setting(value: Any) -> str:
-    """A cell of a sweep's table as it stands at an axis; 0 and False are settings too."""
+    """A cell of a sweep's table as an axis label; 0 and False are settings too."""
     return "–" if value in (None, "") else str(value)
 
 
 @styled
 def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str = "psnr") -> Figure:
     """The finished points of a sweep's table: a row for each setting of the columns `by`, a dot for each run, a bar at
-    their mean. Runs of one seed have one colour, so that a seed that is good everywhere is seen.
+    their mean. Runs with the same seed share a colour, so that a seed that is good everywhere stands out.
 
     rows: as `run_sweep` returns them or as its CSV holds them.
     """
@@ -75,7 +75,7 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str 
     ax.set(yticks=range(len(settings)), yticklabels=[", ".join(s) for s in settings],
            xlabel="PSNR of the rollout (dB)" if value == "psnr" else value, ylabel=", ".join(by),
            title="Every run of the sweep")  # fmt: skip
-    ax.set_ylim(len(settings) - 0.5, -0.5)  # the first on top
+    ax.set_ylim(len(settings) - 0.5, -0.5)  # the first one on top
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=6)
     return figure
@@ -83,8 +83,8 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], by: Sequence[str], value: str 
 
 @styled
 def plot_quality(*found: Mapping[str, Any]) -> Figure:
-    """PSNR against minutes of training, a curve a preset, of what `quality.time_to_quality` measured: a panel for each
-    set of clips, whose presets may be others."""
+    """PSNR against minutes of training as `quality.time_to_quality` measured it: one panel per set of clips, one curve
+    per preset. The presets may differ between panels."""
     presets = list(dict.fromkeys(preset for measured in found for preset in measured["curves"]))
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]

@@ -21,9 +21,9 @@ T95 = (
 
 def band(curves: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(S, T) curves of S seeds -> mean, low and high, (T,) each: the 95 % confidence interval of the mean by Student's
-    t, m -+ t sd / sqrt(S). It says how far the mean over other seeds may lie, not how far one more seed may.
+    t, m -+ t sd / sqrt(S). It says how uncertain the mean is, not how far off one more seed may be.
 
-    Raises `Lab4Error` for fewer than two seeds, of which nothing of the kind is known.
+    Raises `Lab4Error` for fewer than two seeds, which give no interval.
     """
     curves = np.asarray(curves, float)
     if curves.ndim != 2 or len(curves) < 2:
@@ -33,12 +33,12 @@ def band(curves: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def student_t(df: int) -> float:
-    """What a standard t variable of so many degrees of freedom, 1 or more, stays within in 95 % of cases."""
+    """The bound that |t| with `df` degrees of freedom, 1 or more, stays within in 95 % of cases."""
     return T95[df - 1] if df <= len(T95) else 1.960 + 2.372 / df  # the next term of the expansion in 1/df
 
 
 def smooth(curve: np.ndarray, width: int = 15) -> np.ndarray:
-    """Centred moving average over `width` frames; at the ends over those that are there."""
+    """Centred moving average over `width` frames; at the ends over as many as there are."""
     width = min(width, len(curve))
     kernel = np.ones(width)
     return np.convolve(curve, kernel, "same") / np.convolve(np.ones(len(curve)), kernel, "same")
@@ -46,7 +46,7 @@ def smooth(curve: np.ndarray, width: int = 15) -> np.ndarray:
 
 def dips(curve: np.ndarray, k: int = 6, apart: int = 15) -> list[int]:
     """The indices of the `k` deepest dips of a (T,) curve, deepest first: values that are the lowest within `apart`
-    frames on both sides, and no higher than the curve's mean. A flat or short curve has fewer."""
+    frames on both sides, and no higher than the curve's mean. A short or flat curve may have fewer."""
     found: list[int] = []
     for t in np.argsort(curve, kind="stable"):
         lowest = curve[t] <= np.min(curve[max(0, t - apart) : t + apart + 1])
@@ -71,8 +71,8 @@ def plot_psnr_per_frame(
     scores: name -> `Score`, drawn thin with its moving average over `width` frames; or name -> list of `Score`s of
     several seeds, drawn as their mean with its 95 % band, both smoothed. clip: which clip, by default the mean over
     all. The baselines of the first score are grey, drawn in the same way. Triangles mark the `n_dips` deepest dips of
-    the first curve.
-    n_past: given frames, the number of the first predicted one. Raises `Lab4Error` for scores of different lengths.
+    the first curve. n_past: how many frames are given, and so the number of the first predicted one. Raises `Lab4Error`
+    for scores of different lengths.
     """
     groups = {name: list(s) if isinstance(s, (list, tuple)) else [s] for name, s in scores.items()}
     groups = {name: group for name, group in groups.items() if group}
@@ -115,7 +115,7 @@ def plot_psnr_per_frame(
     ax.set(xlabel=f"frame (thin: each one; thick: moving average over {width})", ylabel="PSNR (dB)",
            title=f"PSNR per predicted frame{', ' * bool(which)}{which}")  # fmt: skip
     ax.margins(x=0.02, y=0.1)
-    # a still clip gives a baseline of 100 dB for a while, and would press the curves flat: it leaves the picture
+    # in a still clip a baseline has 100 dB for a while, which would flatten the curves: let it leave the picture
     ax.set_ylim(top=min(ax.get_ylim()[1], 1.4 * highest))
     legend_below(figure, ax)
     return figure
@@ -128,7 +128,7 @@ def plot_dips(
     """The `k` deepest dips of one clip beside the frames that cause them: prediction, truth, pose and absolute error.
 
     pred, truth, cond: that clip's T frames, the given ones included (`media.to_uint8`); cond None, or numbers rather
-    than images, leaves its row out. limit: the error, of 1, at the top of the colour scale. Columns are in order of
+    than images, leaves its row out. limit: the error (of 1) at the top of the colour scale. Columns are in order of
     time. Raises `Lab4Error` when the frames do not belong to the score.
     """
     curve = clip_curve(score.psnr, clip)
@@ -145,7 +145,7 @@ def plot_dips(
     rows["error"] = error_map(pred, truth, limit)
     at = sorted(dips(curve, k))
     h, w = pred.shape[1:3]
-    wide = 8.6 / max(len(at), 3)  # inches of a picture; names and colour bar take the rest
+    wide = 8.6 / max(len(at), 3)  # inches per picture; names and colour bar take the rest
     figure = Figure(figsize=(10.5, len(rows) * (wide * h / w + 0.06) + 0.9), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.02, hspace=0)
     axes = figure.subplots(len(rows), len(at), squeeze=False)

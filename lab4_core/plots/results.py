@@ -1,4 +1,4 @@
-"""The table of results: one row a run, failed ones with their reason."""
+"""The table of results: one row per run, failed ones with their reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values by column, which show themselves as an HTML table; every text is escaped.
+    """Rows of plain values by column, displayed as an HTML table; every text is escaped.
 
-    columns: name -> how its numbers are written (a format like ".2f").
+    columns: name -> the format of its numbers, such as ".2f", or "" for text.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -48,12 +48,12 @@ class Table:
 
 
 def text(value: Any, number: str) -> str:
-    """How a value is written; a dash for what is not known."""
+    """A value as text; a dash for an unknown one."""
     return "–" if value is None else format(value, number) if isinstance(value, (int, float)) else str(value)
 
 
 def markdown(words: str) -> str:
-    """Text that stays one cell of a Markdown table, and text."""
+    """Text escaped so that it stays text, and within one cell of a Markdown table."""
     return html.escape(words, quote=False).replace("|", r"\|").replace("\n", " ").replace("$", "&#36;")
 
 
@@ -61,7 +61,7 @@ def cell(value: Any, number: str) -> str:
     words = html.escape(text(value, number))
     if not isinstance(value, str):
         return f'<td style="text-align:right">{words}</td>'
-    words = words.replace("/", "/<wbr>").replace("_", "_<wbr>")  # a path may go on in the next line, a word may not
+    words = words.replace("/", "/<wbr>").replace("_", "_<wbr>")  # a path may break across lines, a word may not
     return f'<td style="text-align:left;overflow-wrap:break-word">{words}</td>'
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from lab4_core.media import figure_html
 
-# Okabe and Ito's colours, told apart by every kind of colour vision; their yellow is too pale for a line on white
+# Okabe and Ito's colours, distinct for every kind of colour vision; their yellow is too pale for a line on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":", "-.")  # after seven lines the colours begin again with the next dash
+DASHES = ("-", "--", ":", "-.")  # after seven lines the colours repeat with the next dash
 GREY = "#767676"
 STYLE = {
     "font.size": 10,
@@ -30,13 +30,13 @@ STYLE = {
     "lines.linewidth": 1.6,
     "savefig.facecolor": "white",
 }
-styled = mpl.rc_context(STYLE)  # a decorator: the style holds inside the plot functions and nowhere else
+styled = mpl.rc_context(STYLE)  # a decorator: the style applies inside the plot functions and nowhere else
 BASELINES = {"repeat_first": ("repeat the first frame", "--"), "copy_previous": ("copy the true previous frame", ":")}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its alt text and caption, which shows itself in a notebook and in what nbconvert makes of it."""
+    """A figure with alt text and caption that displays itself in a notebook and in its exports by nbconvert."""
 
     figure: Figure
     alt: str
@@ -71,7 +71,7 @@ def as_runs(runs: Any) -> list[Any]:
 
 
 def labels(runs: Sequence[Any]) -> list[str]:
-    """A name for each run: its own, with annealing, seed and fingerprint added until no two are the same."""
+    """A name for each run: its own, with annealing, seed and fingerprint added as needed to tell them apart."""
     names = [run.name for run in runs]
     parts: list[Callable[[Any], str]] = [
         lambda run: run.config.annealing.kind,
@@ -88,7 +88,7 @@ def labels(runs: Sequence[Any]) -> list[str]:
 
 
 def plain(name: object) -> str:
-    """A name as matplotlib shows it letter for letter: a dollar sign in a folder's name begins no formula."""
+    """A name escaped for matplotlib: a dollar sign in a folder's name must not begin a formula."""
     return str(name).replace("$", r"\$")
 
 
@@ -98,14 +98,14 @@ def line_look(i: int) -> dict[str, Any]:
 
 
 def message(text: str) -> Figure:
-    """What takes a figure's place when there is nothing to draw yet."""
+    """A figure with nothing but a text, for when there is nothing to draw."""
     figure = Figure(figsize=(7, 1.6))
     figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
     return figure
 
 
 def legend_below(figure: Figure, ax: Axes) -> None:
-    """One legend for all panels, under them, where it covers nothing; as many columns as its names leave room for."""
+    """One legend for all panels, below them, where it covers nothing, in as many columns as there is room for."""
     handles, names = ax.get_legend_handles_labels()
-    room = int(figure.get_figwidth() * 11 // (max(map(len, names), default=0) + 8))  # about 11 letters an inch
+    room = int(figure.get_figwidth() * 11 // (max(map(len, names), default=0) + 8))  # about 11 letters per inch
     figure.legend(handles, names, loc="outside lower center", ncols=max(1, min(room, len(names))))

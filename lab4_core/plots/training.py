@@ -1,4 +1,4 @@
-"""Training seen from its log: losses, schedules, validation PSNR; and schedules by themselves."""
+"""Training as its log shows it: losses, schedules, validation PSNR; and schedules on their own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def from_zero(ax: Axes, xlabel: str) -> None:
 
 
 def scale_y(ax: Axes) -> None:
-    """A logarithmic axis where the curves span more than a factor of 10, with a linear piece when they touch zero."""
+    """A logarithmic axis if the curves span a factor of 10 and none is negative; linear near zero if they touch it."""
     values = np.concatenate([line.get_ydata() for line in ax.lines] or [np.empty(0)]).astype(float)
     values = values[np.isfinite(values)]
     positive = values[values > 0]
@@ -45,14 +45,14 @@ def scale_y(ax: Axes) -> None:
 
 
 def epochs_done(records: Sequence[Mapping[str, Any]], epoch_records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Where each record lies on the axis of epochs, by its step: 1.5 is half-way through the second epoch."""
+    """Where each record lies on the axis of epochs: 1.5 is half-way through the second one; NaN after the last."""
     ends = np.array([[0, 0], *([r["step"], r["epoch"] + 1] for r in epoch_records)], float)
     steps = column(records, "step")
     inside = steps <= ends[-1, 0]
     return np.where(inside, np.interp(steps, *ends.T), np.nan)
 
 
-TRAINING_PANELS = (  # field, title, unit, whether it is known step by step rather than as an epoch's mean
+TRAINING_PANELS = (  # field, title, unit, whether it is drawn step by step rather than as an epoch's mean
     ("loss", "loss", "all its terms, L1 included", False),
     ("mse", "reconstruction", "squared error, as in the loss", False),
     ("kld", "KL divergence", "nats, reduced as in the loss", False),
@@ -64,10 +64,10 @@ TRAINING_PANELS = (  # field, title, unit, whether it is known step by step rath
 
 @styled
 def plot_training(runs: Any) -> Figure:
-    """Loss, reconstruction, KL, beta, teacher forcing and learning rate against epochs done; one colour a run.
+    """Loss, reconstruction, KL, beta, teacher forcing and learning rate against epochs done; one colour per run.
 
     The first three are means over an epoch (thin: over a few steps); the last three are drawn step by step, since an
-    epoch's mean would hide a ramp inside it. How loss and KL are summed is the run's own convention.
+    epoch's mean would hide a ramp inside it. Loss and KL are summed by each run's own convention.
     """
     runs = as_runs(runs)
     if not any(run.metrics("epoch") for run in runs):
@@ -80,7 +80,7 @@ def plot_training(runs: Any) -> Figure:
             continue
         x_epoch, x_step = column(epochs, "epoch") + 1, epochs_done(steps, epochs)
         for ax, (field, _, _, by_step) in zip(axes.flat, TRAINING_PANELS):
-            if by_step:  # runs often share these: the earlier ones are wider, so that they show behind the later ones
+            if by_step:  # runs often share these: earlier ones are wider, so that they show behind later ones
                 x, records = (x_step, steps) if len(steps) > len(epochs) else (x_epoch, epochs)
                 draw(
                     ax,
@@ -96,7 +96,7 @@ def plot_training(runs: Any) -> Figure:
             draw(ax, x_epoch, column(epochs, field), label=plain(name), **line_look(i))
     for ax, (_, title, unit, _) in zip(axes.flat, TRAINING_PANELS):
         ax.set(title=title, ylabel=unit)
-        if title not in ("KL weight", "teacher forcing"):  # these are shares: their zero matters more than their ratio
+        if title not in ("KL weight", "teacher forcing"):  # these are shares: zero matters more than ratios
             scale_y(ax)
     for ax in axes[1]:
         from_zero(ax, "epochs done")
@@ -105,7 +105,7 @@ def plot_training(runs: Any) -> Figure:
 
 
 def draw_baselines(ax: Axes, records: Iterable[Mapping[str, Any]]) -> None:
-    """A grey level for each baseline; runs on the same clips share theirs."""
+    """A grey horizontal line for each baseline; runs on the same clips share theirs."""
     for key, (name, dash) in BASELINES.items():
         levels = np.unique(np.round(column(records, key), 2))
         for level in levels[np.isfinite(levels)]:
@@ -115,7 +115,7 @@ def draw_baselines(ax: Axes, records: Iterable[Mapping[str, Any]]) -> None:
 @styled
 def plot_validation(runs: Any) -> Figure:
     """PSNR of free-running prediction on the validation clips against epochs and against minutes of training, with the
-    two baselines as grey lines; a ring marks the best evaluation of a run."""
+    two baselines as grey lines; a ring marks the best evaluation of each run."""
     runs = as_runs(runs)
     if not any(run.metrics("eval") for run in runs):
         return message(f"nothing to draw yet: no evaluation is logged in {len(runs)} run(s)")
@@ -141,8 +141,8 @@ def plot_validation(runs: Any) -> Figure:
 
 @styled
 def plot_schedule(annealings: Mapping[str, Any], epochs: int, steps_per_epoch: int = 100) -> Figure:
-    """beta over training for annealing parts by name. A part that counts epochs is a staircase, one that counts
-    optimizer steps a ramp; `steps_per_epoch` says how many of these there are."""
+    """The factor on beta over training, for annealing parts by name. A part that counts epochs is a staircase, one
+    that counts optimizer steps a ramp, with `steps_per_epoch` of them in each epoch."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     ax = figure.subplots()
     for i, (name, part) in enumerate(annealings.items()):
@@ -169,11 +169,11 @@ def plot_teacher_forcing(parts: Mapping[str, Any], epochs: int) -> Figure:
 
 @styled
 def plot_kld_vs_psnr(runs: Any) -> Figure:
-    """The path of each run over its evaluations: KL of that epoch in training against validation PSNR; a dot ends it.
+    """The path of each run over its evaluations: that epoch's KL in training against validation PSNR; a dot ends it.
 
-    Two failures lie at the two ends: a KL near 0 is a posterior collapsed to the prior (z says nothing); a large one
-    with a low PSNR is a decoder that reads the frame from a z it will not have at test time. Only runs whose KL is
-    summed by one convention can be compared.
+    The two ends of the KL axis are two failures: a KL near 0 is a posterior collapsed to the prior (z says nothing); a
+    large one with a low PSNR is a decoder that reads the frame from a z it will not have at test time. Only runs whose
+    KL is summed by the same convention can be compared.
     """
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     ax = figure.subplots()

@@ -1,6 +1,6 @@
-"""Training strategies beside the loss and the schedules: one idea a file, each a part that hooks into the training.
+"""Training strategies besides the loss and the schedules: one idea per file, each a part that hooks into training.
 
-A new one is a new file here (`registry.kinds` finds it); a line below only exports its names.
+To add one, add a file here (`registry.kinds` finds it); the lines below only export names.
 """
 
 from lab4_core.strategies.averaged_views import AveragedViews

@@ -12,7 +12,7 @@ from lab4_core.registry import check, register
 from lab4_core.strategies.base import Strategy
 from lab4_core.strategies.moved_person import Move, other_side, put_elsewhere
 
-AT_ONCE = 24  # rollouts in one batch: a clip of the lab is 15 MB of poses, and all views of many clips too much
+AT_ONCE = 24  # rollouts in one batch: a clip of the lab is 15 MB of poses, and all views of many are too much
 
 
 @register("strategy", "averaged_views")
@@ -20,15 +20,15 @@ AT_ONCE = 24  # rollouts in one batch: a clip of the lab is 15 MB of poses, and 
 class AveragedViews(Strategy):
     """Predict each clip as it is, and with the person moved a little in front of the empty scene, and average.
 
-    A network that folds pixels and halves the resolution answers a little differently where the person stands a pixel
-    further. Brought back to their place, such answers err apart, and their mean errs less than each (as of crops and
-    mirrored pictures, Krizhevsky et al. 2012). What is averaged are differences: what cutting out and putting back
-    changes in the prediction of the clip as it is, is taken from the others.
+    A network that folds pixels and halves the resolution answers a little differently when the person stands a pixel
+    to the side. Moved back into place, such answers have different errors, and their mean errs less than each (as with
+    crops and mirrored pictures in Krizhevsky et al. 2012). Differences are averaged: each view is compared with the
+    plain prediction moved there and back as well, so that what cutting out and pasting changes cancels.
 
-    For rollouts of a model that knows the scene, with pose images; a training computes what it would without. The true
-    frames have no part in it. A rollout costs as many times more as there are views.
+    For rollouts of a model that knows the scene, with pose images; training is unchanged. The true frames play no part.
+    Each view costs one more rollout.
 
-    right, down: pixels to either side; 0: not that way.  mirrored: the person mirrored too, left and right exchanged.
+    right, down: pixels to either side; 0: no such views.  mirrored: also mirror the person, left and right exchanged.
     """
 
     right: int = 1
@@ -41,7 +41,7 @@ class AveragedViews(Strategy):
 
     @property
     def views(self) -> list[tuple[int, int, bool]]:
-        """Of each view beside the clip as it is, how far it lies to the right and down, and whether it is mirrored."""
+        """For each view besides the clip as it is: how far it lies to the right and down, and whether mirrored."""
         sides = [(x, 0, False) for x in (-self.right, self.right) if x]
         return sides + [(0, y, False) for y in (-self.down, self.down) if y] + [(0, 0, True)] * self.mirrored
 
@@ -80,6 +80,6 @@ class AveragedViews(Strategy):
 
 
 def move_of(view: tuple[int, int, bool], x: Tensor) -> Move:
-    """The move of every clip of x (B, T, C, H, W)."""
+    """A view's move, the same for every clip of x (B, T, C, H, W)."""
     right, down, mirrored = (torch.tensor([v], device=x.device).expand(len(x)) for v in view)
     return Move(right, down, mirrored, *x.shape[3:])

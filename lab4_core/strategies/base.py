@@ -1,10 +1,10 @@
-"""What a strategy is: configuration, and hooks into the training that do nothing unless overridden.
+"""What a strategy is: configuration, and hooks into training that do nothing unless overridden.
 
-A strategy is configuration; what it must remember lies in a dict of tensors that the checkpoint keeps. Whatever it
-draws comes from the generator it is handed, which is seeded by the step: so strategies compose in the order they are
-listed, and a resumed run draws what the uninterrupted one would have drawn. On a GPU `during`, `correct` and `feed`
-become part of a recording (`graphs.py`): what changes from step to step must be a tensor there, and nothing is read
-back.
+The object never changes; what a strategy must remember is in a dict of tensors that the checkpoint keeps. All its
+random draws come from the generator it is given, which is seeded by the step: so strategies compose in the order they
+are listed, and a resumed run draws what an uninterrupted one would have drawn. On a GPU `during`, `correct` and `feed`
+become part of a recording (`graphs.py`): whatever changes from step to step must be a tensor there, and nothing may be
+read back.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from lab4_core.data.store import Clips
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """The hooks, in the order in which a step comes to them.
+    """The hooks, roughly in the order in which they are called (in a step, `augment` comes before `jump`).
 
-    jumps, augments, feeds and corrects say which are overridden: there the training has work to do before it can call
-    them. augments_apart, corrects_rollouts and averages are a strategy's own to set, see `augment`, `correct` and
-    `roll_out`.
+    jumps, augments, feeds and corrects say which hooks are overridden: those need work before they can be called.
+    augments_apart, corrects_rollouts and averages are for a strategy to set, see `augment`, `correct` and `roll_out`.
     """
 
     jumps = augments = feeds = corrects = False
@@ -39,23 +38,23 @@ class Strategy:
             setattr(cls, flag, getattr(cls, hook) is not getattr(Strategy, hook))
 
     def initialize(self, model: nn.Module) -> None:
-        """Called with new weights, drawn from the seed; a model that knows the scene is told it afterwards."""
+        """Called with new weights, drawn from the seed; a model that knows the scene is given it afterwards."""
 
     def start(self, model: nn.Module) -> dict[str, Tensor]:
-        """What the strategy remembers, before the first step. Raises `Lab4Error` for a model it cannot work with."""
+        """The strategy's memory before the first step. Raises `Lab4Error` for a model it cannot work with."""
         return {}
 
     def jump(self, clips: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """(B,) bool each: the training clips whose first frame and condition come from elsewhere in the clip, and those
-        whose own first frame takes the place of the reference frame."""
+        whose own first frame replaces the reference frame."""
         return torch.zeros((2, clips), dtype=torch.bool, device=rng.device).unbind()
 
     def augment(
         self, frames: Tensor, cond: Tensor, clips: Clips, progress: float, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """The training clips (B, T, C, H, W) in [0, 1] and their conditions (B, T, …), changed alike in every frame.
-        Where the model has a reference frame, or a strategy jumps, those frames come at the end of the T, or with
-        `augments_apart` in calls of their own. clips: the training set.  progress: share of the training done."""
+        If the model has a reference frame, or a strategy jumps, those frames are the last of the T, or with
+        `augments_apart` come in separate calls. clips: the training set.  progress: share of the training done."""
         return frames, cond
 
     def during(self, model: nn.Module, rng: torch.Generator) -> AbstractContextManager:
@@ -63,8 +62,8 @@ class Strategy:
         return nullcontext()
 
     def correct(self, x_pred: Tensor, x_last: Tensor) -> Tensor:
-        """A prediction (M, C, H, W) on its way back to the input; x_last is the input it was made from. Without
-        random draws: with `corrects_rollouts` the rollouts of the evaluation do the same."""
+        """A prediction (M, C, H, W) on its way back to the input; x_last is the input it was made from. No random
+        draws: with `corrects_rollouts`, the rollouts of evaluations call it too."""
         return x_pred
 
     def feed(self, x_in: Tensor, x_last: Tensor, rng: torch.Generator) -> Tensor:
@@ -74,9 +73,9 @@ class Strategy:
     def roll_out(
         self, rollout: Callable[[Tensor, Tensor], Tensor], model: nn.Module, past: Tensor, cond: Tensor
     ) -> Tensor:
-        """What a free-running rollout predicts of clips (B, S, C, H, W), from their given frames (B, n_past, C, H, W)
-        and conditions (B, n_past + S, …): rollout(past, cond), which may be asked for other clips too, and more than
-        once. `averages` says for the protocol of a score what is done."""
+        """The free-running prediction (B, S, C, H, W) of clips from their given frames (B, n_past, C, H, W) and
+        conditions (B, n_past + S, …): rollout(past, cond), which may be called for other clips too, and more than
+        once. `averages` describes what is done, for the protocol of a score."""
         return rollout(past, cond)
 
     def after_step(self, model: nn.Module, state: dict[str, Tensor], step: int) -> None:
@@ -92,7 +91,7 @@ class Strategy:
 
 def correction(strategies: Sequence[Strategy], rollouts: bool = False) -> Callable[[Tensor, Tensor], Tensor] | None:
     """What the strategies do to a prediction that is fed back, in training or in rollouts: correct(x_pred, x_last),
-    both (M, C, H, W); None where they do nothing."""
+    both (M, C, H, W); None if they do nothing."""
     chosen = [s for s in strategies if (s.corrects_rollouts if rollouts else s.corrects)]
 
     def correct(x_pred: Tensor, x_last: Tensor) -> Tensor:

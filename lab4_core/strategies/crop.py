@@ -15,12 +15,12 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "crop")
 @dataclass(frozen=True, kw_only=True)
 class Crop(Strategy):
-    """Replace a share of the training clips by a crop of themselves, enlarged to full size: one box a clip, the same
+    """Replace a share of the training clips by crops of themselves, enlarged to full size: one box per clip, the same
     in all its frames and poses, so that people leave the picture more often (report_004: half of the clips, in a
-    second stage of the training).
+    second stage of training).
 
     share: of the clips.  smallest: side of the smallest box as a share of the picture's; boxes keep its proportions.
-    begin: share of the training after which the cropping begins.
+    begin: share of the training after which cropping begins.
     """
 
     share: float = 0.5
@@ -47,7 +47,7 @@ class Crop(Strategy):
         cropped = draw < self.share
 
         def crop(x: torch.Tensor) -> torch.Tensor:
-            stacked = x.flatten(1, 2)  # the frames of a clip are its channels: one box for all of them
+            stacked = x.flatten(1, 2)  # a clip's frames become channels: one box for all of them
             grid = F.affine_grid(boxes.to(x.dtype), list(stacked.shape), align_corners=False)
             new = F.grid_sample(stacked, grid, padding_mode="border", align_corners=False).view_as(x)
             return torch.where(cropped.view(b, 1, 1, 1, 1), new, x)

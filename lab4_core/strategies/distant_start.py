@@ -1,4 +1,4 @@
-"""Beginning elsewhere, so that the pose has to be read."""
+"""Starting elsewhere, so that the pose has to be read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "distant_start")
 @dataclass(frozen=True, kw_only=True)
 class DistantStart(Strategy):
-    """Begin a share of the training clips with a frame from elsewhere in the clip.
+    """Start a share of the training windows with a frame from elsewhere in the clip.
 
     From one frame to the next hardly anything moves, so a model soon copies the person and never learns to draw one.
-    After a jump copying fails, and the pose has to be read; rollouts that have gone wrong are mended the same way.
+    After a jump copying fails, and the pose has to be read; rollouts that have gone wrong recover in the same way.
 
-    share: of the clips that jump.  near: share of the clips whose true first frame is, for a model with a reference
-    frame, the reference: as in a rollout as long as nobody has moved, copying is right there.
+    share: of the windows that jump.  near: for a model with a reference frame, share of the windows whose true first
+    frame is the reference: there copying is right, as in a rollout while nobody has moved.
     """
 
     share: float = 0.5

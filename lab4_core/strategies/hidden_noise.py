@@ -1,4 +1,4 @@
-"""Noise on what the model thinks."""
+"""Noise on the model's hidden features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCKS = (DepthConvBlock, PreActBlock, ResidualBlock)
 @register("strategy", "hidden_noise")
 @dataclass(frozen=True, kw_only=True)
 class HiddenNoise(Strategy):
-    """Gaussian noise on the outputs of inner blocks while training (the noise injection that report_002 proposes).
+    """Gaussian noise on the outputs of inner blocks during training (the noise injection that report_002 proposes).
 
     scale: standard deviation as a share of the output's own.  within: only blocks whose name begins with this, such as
     "Generator" of the lab's model or "up" of the compact one; empty: every block.

@@ -1,4 +1,4 @@
-"""Holding the light: predictions with the histogram of the frame before them."""
+"""Keeping the light steady: predictions with the histogram of the frame before them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HistogramSpecification(Strategy):
     against rollouts that darken; Gonzalez and Woods, Digital Image Processing, section 3.3).
 
     Only predictions are matched, never a ground-truth frame. No gradient passes through the matching: with
-    `detach = false` it passes around it, as if nothing had been matched.
+    `detach = false` it goes around it (straight through), as if nothing had been matched.
     rollouts: match in evaluation and test rollouts too, not only in training.
     """
 
@@ -34,18 +34,18 @@ class HistogramSpecification(Strategy):
 
 
 def match_histogram(source: Tensor, reference: Tensor) -> Tensor:
-    """`source` with the values of `reference` (both (…, H, W)), every channel by itself: a value of `source` goes to
-    the one of `reference` that has as many values below it. Equal values stay equal, between two known quantiles it is
-    interpolated, as in `skimage.exposure.match_histograms`.
+    """`source` with the values of `reference` (both (…, H, W)), every channel by itself: a value of `source` becomes
+    the one at the same quantile of `reference`. Equal values stay equal; between two known quantiles it interpolates,
+    as `skimage.exposure.match_histograms` does.
 
     Sorts and searches on the device; nothing is read back.
     """
     shape, n = source.shape, source.shape[-2] * source.shape[-1]
     s, r = (x.reshape(-1, n).float().contiguous() for x in (source, reference))
     values = r.sort(dim=1).values
-    # share of the source's values up to each value: with equal ones their common, highest rank
+    # share of the source's values up to each value; equal values share their highest rank
     quantile = torch.searchsorted(s.sort(dim=1).values, s, right=True).to(torch.float64) / n
-    # The reference's quantiles are known at each distinct value, at the highest rank that it has.
+    # the reference's quantiles are known at each distinct value, by its highest rank
     high = torch.searchsorted(values, values, right=True)  # (M, n): highest rank of each entry's value
     known = high.to(torch.float64) / n
     # the first entry whose known quantile reaches the wanted one, and the last entry of the value before it

@@ -1,4 +1,4 @@
-"""Noise on what the model sees."""
+"""Noise on the model's input."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "input_noise")
 @dataclass(frozen=True, kw_only=True)
 class InputNoise(Strategy):
-    """Corrupt the input frames the way rollouts corrupt them, so that the model learns to mend and not to
-    trust them: white noise, and a shift of brightness and contrast that is one draw a frame.
+    """Corrupt the input frames the way rollouts corrupt them, so that the model learns to repair them rather than
+    trust them: white noise, and one shift of brightness and of contrast per frame.
 
-    Standard deviations in units of the image range [0, 1]. Half the frames stay as they are.
+    noise, brightness: standard deviations in units of the image range [0, 1].  contrast: that of a factor around 1.
+    A frame stays as it is with probability 1/2.
     """
 
     noise: float = 0.02

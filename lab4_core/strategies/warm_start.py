@@ -1,4 +1,4 @@
-"""Beginning with what another training has learnt."""
+"""Starting from what another training has learnt."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "warm_start")
 @dataclass(frozen=True, kw_only=True)
 class WarmStart(Strategy):
-    """Begin with the weights of a trained model in place of random ones (Yosinski et al. 2014, arXiv 1411.1792).
+    """Start from the weights of a trained model instead of random ones (Yosinski et al. 2014, arXiv 1411.1792).
 
-    How a body hangs on a skeleton is much the same for every person: who has drawn one in hundreds of poses needs
-    fewer frames of another. The whole network goes on learning; the empty scene is that of the new clips.
+    How a body hangs on a skeleton is much the same for every person: a model that has drawn one in hundreds of poses
+    needs fewer frames of another. The whole network goes on learning; the empty scene is that of the new clips.
 
-    weights: a file of `lab4 export`; "" is the model that comes with this package, trained on the synthetic dancer.
-    digest: of that file's content, found out when it is left empty. A run that goes on needs the same content.
+    weights: a file from `lab4 export`; "" is the model shipped with this package, trained on the synthetic dancer.
+    digest: of that file's content, computed if it is left empty. A run that continues needs the same content.
 
-    Tensors of another name or shape begin at random, and so does everything where less than half of the model's
-    numbers would fit; what does so is said on stderr. Raises `Lab4Error` for a file that is missing, damaged, changed
-    or holds a number that is not finite.
+    Tensors of another name or shape start at random, and so does everything if less than half of the model's numbers
+    would fit; stderr says what does. Raises `Lab4Error` for a file that is missing, damaged, changed or holds a number
+    that is not finite.
     """
 
     weights: str = ""

@@ -1,4 +1,4 @@
-"""Averages over the path of the weights, evaluated instead of its end."""
+"""Averages of the weights over the course of training, evaluated instead of the last ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "ema")
 @dataclass(frozen=True, kw_only=True)
 class EMA(Strategy):
-    """Evaluate an exponential moving average of the weights (Polyak and Juditsky 1992; the warm-up
-    (1 + t) / (10 + t) is the field's habit, so a short run is not held back by its first weights)."""
+    """Evaluate an exponential moving average of the weights (Polyak and Juditsky 1992; with the customary warm-up
+    (1 + t) / (10 + t), so a short run is not held back by its first weights)."""
 
     decay: float = 0.998
 
@@ -29,7 +29,7 @@ class EMA(Strategy):
     def after_step(self, model, state, step):
         decay, values = min(self.decay, (1 + step) / (10 + step)), model.state_dict()
         averaged = [name for name, value in values.items() if value.is_floating_point()]
-        average = get_ema_multi_avg_fn(decay)  # of all tensors in a few kernels, not in one each
+        average = get_ema_multi_avg_fn(decay)  # all tensors in a few kernels, not in one each
         average([state[name] for name in averaged], [values[name] for name in averaged], None)
         for name in values.keys() - averaged:
             state[name].copy_(values[name])
@@ -43,9 +43,9 @@ class EMA(Strategy):
 class SWA(Strategy):
     """Evaluate the uniform average of the weights at the ends of the last epochs (Izmailov et al. 2018,
     arXiv 1803.05407): a soup of one run's own checkpoints. Running averages of BatchNorm are averaged as well, not
-    made anew as in the paper's section 3.
+    recomputed as in the paper's section 3.
 
-    begin: share of the epochs after which the averaging begins; until then the trained weights are evaluated.
+    begin: share of the epochs after which averaging begins; until then the trained weights are evaluated.
     """
 
     begin: float = 0.5

@@ -1,4 +1,4 @@
-"""Pulling the weights back towards where they began."""
+"""Pulling the weights back towards where they started."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "cosine_interpolation")
 @dataclass(frozen=True, kw_only=True)
 class CosineInterpolation(Strategy):
-    """Every `every` epochs replace each weight tensor w by t w + (1 - t) w_0, w_0 being its first value and
+    """Every `every` epochs replace each weight tensor w by t w + (1 - t) w_0, where w_0 is its initial value and
     t = 2 cos / (1 + cos) with the angle between the two (report_003).
 
     The formula is Model Stock's (Jang et al. 2024, arXiv 2403.19522, eq. 4 for two models), with another angle: there
     it lies between the *updates* of two fine-tuned models, seen from the pretrained one; here w_0 is random, and
-    cos says only how much of it is left. Where the angle is obtuse t is 0, where the formula would leave the segment
-    between the two. A tensor that began at zero has no angle and stays; so do buffers.
+    cos only says how much of it is left. If the angle is obtuse, t is 0: the formula would leave the segment between
+    the two. A tensor that started at zero has no angle and stays as it is; so do buffers.
     """
 
     every: int = 5

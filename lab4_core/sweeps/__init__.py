@@ -1,1 +1,1 @@
-"""Many runs: the points of a grid, where they run, the table that comes of it, and the claims judged by such tables."""
+"""Many runs: the points of a grid, where they run, the resulting table, and the claims judged by such tables."""

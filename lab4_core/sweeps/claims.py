@@ -1,23 +1,23 @@
-"""Claims of the reports as experiments: a sweep with paired seeds, and what its table says of the claim.
+"""Claims of the reports as experiments: a sweep with paired seeds, and what its table says about the claim.
 
-A claim is a YAML file (those of this project lie in notebooks/sweeps/) that `lab4 sweep --file` runs as it is:
+A claim is a YAML file (this project's are in notebooks/sweeps/) that `lab4 sweep --file` runs unchanged:
 
     claim: Teacher forcing makes the rollouts worse
     source: report_000
-    expects: worse              # than the base: worse, better, or same
+    expects: worse              # compared with the base: worse, better, or same
     margin: 0.2                 # dB; a smaller difference counts as none
     base: free running          # the level that the others are compared with
-    levels:                     # label -> what it is run with
+    levels:                     # label -> overrides of its runs
       free running: {teacher_forcing.ratio: 0.0}
       teacher forcing: {teacher_forcing.ratio: 1.0}
     where: {annealing: [none, cyclical]}     # optional: contexts in which the comparison is repeated
     common: {preset: compact, steps: 200}
     seeds: [0, 1, 2, 3, 4]
 
-What was measured lies beside it, as results/dancer/NAME.csv and results/lab4/NAME.csv.
+Its measurements are kept beside it, as results/dancer/NAME.csv and results/lab4/NAME.csv.
 
-A seed decides weights, data order and noise, so two levels of one seed are a pair: the effect is the mean over seeds of
-the difference within a pair, and most of what makes seeds differ is not in it.
+A seed decides weights, data order and noise, so two levels with the same seed are a pair: the effect is the mean over
+seeds of the difference within a pair, in which most of what makes seeds differ cancels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ VERDICTS = ("holds", "does not hold", "undecided")
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """See the module. Raises `Lab4Error` for levels, seeds or words that make no comparison."""
+    """See the module. Raises `Lab4Error` for levels, seeds or a margin that make no comparison."""
 
     claim: str
     source: str
@@ -77,7 +77,7 @@ class Claim:
         return {**self.common, **context, **self.levels[level], "seed": seed}
 
     def points(self) -> list[Point]:
-        """What the sweep runs, seed by seed: stopped in the middle, it leaves whole pairs."""
+        """What the sweep runs, seed by seed, so that it leaves whole pairs if stopped midway."""
         return [
             self.point(context, level, seed)
             for seed, context, level in itertools.product(self.seeds, self.contexts, self.levels)
@@ -85,7 +85,7 @@ class Claim:
 
 
 def read_claim(path: str | os.PathLike) -> Claim:
-    """The claim of a YAML file. Raises `Lab4Error` for what is none."""
+    """The claim in a YAML file. Raises `Lab4Error` for a file that is not one."""
     path = Path(path)
     values = read_yaml(path)
     types_of = hints(Claim)
@@ -105,7 +105,7 @@ def read_claim(path: str | os.PathLike) -> Claim:
 
 
 def points_of(path: str | os.PathLike) -> list[Point]:
-    """The points of a sweep file, be it a grid, a list of points, or a claim."""
+    """The points of a sweep file, which may be a grid, a list of points, or a claim."""
     values = read_yaml(path)
     return read_claim(path).points() if isinstance(values, Mapping) and "levels" in values else read_file(path)
 
@@ -114,10 +114,10 @@ def points_of(path: str | os.PathLike) -> list[Point]:
 
 
 def verdict(expects: str, low: float, high: float, margin: float) -> str:
-    """What a 95 % interval of an effect (dB) says of a claim.
+    """What a 95 % interval of an effect (dB) says about a claim.
 
     same: holds if the interval lies within -+ margin (two one-sided tests), does not if it lies wholly outside.
-    better: holds if it lies above 0 and reaches beyond the margin, does not if it ends below the margin.
+    better: holds if it lies above 0 and reaches the margin, does not if it ends below the margin.
     worse: mirrored. Everything else is undecided: more seeds would tell.
     """
     if expects == "worse":
@@ -132,7 +132,7 @@ def verdict(expects: str, low: float, high: float, margin: float) -> str:
 def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row for each level but the base, in each context: pairs, effect in dB with its 95 % interval, verdict.
 
-    rows: the table of a sweep, from `run_sweep` or read from its CSV; rows of other points do not matter. With fewer
+    rows: the table of a sweep, from `run_sweep` or read from its CSV; rows of other points are ignored. With fewer
     than two finished pairs there is no interval, and the verdict is "not measured".
     """
 
@@ -161,8 +161,8 @@ def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def overall(judged: Sequence[Mapping[str, Any]]) -> str:
-    """One word for all comparisons of a claim: what they agree on, "depends" where one holds and another does not,
-    and "undecided" or "not measured" as long as one of them is."""
+    """One verdict for all comparisons of a claim: the one they agree on, "depends" if one holds and another does not,
+    and otherwise "not measured" or "undecided" as long as one of them is."""
     words = {row["verdict"] for row in judged}
     if {"holds", "does not hold"} <= words:
         return "depends"
@@ -173,7 +173,7 @@ def overall(judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def labelled(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The finished rows of a claim, level after level, with the name of the level in a column of its own."""
+    """The finished rows of a claim, level by level, with the level's name in a column of its own."""
     return [
         {**row, "level": level}
         for level, context, seed in itertools.product(claim.levels, claim.contexts, claim.seeds)
@@ -193,7 +193,7 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 
 def finished_row(rows: Sequence[Mapping[str, Any]], point: Point) -> Mapping[str, Any] | None:
-    """The row of a point that finished. A column of the table that the point does not name has to be empty there."""
+    """The row of a point, if it finished. Columns of the table that the point does not name must be empty."""
     for row in rows:
         keys = list(row)
         axes = {*keys[keys.index("point") + 1 : keys.index("status")], *point}
@@ -211,5 +211,5 @@ def all_claims(folder: Path = FOLDER) -> list[Claim]:
 
 
 def points_of_all(claims: Sequence[Claim]) -> list[Point]:
-    """What all of them need, each point once (claims share their bases), seed by seed."""
+    """The points that all claims need, each one once (claims share their bases), seed by seed."""
     return sorted(expand([{k: [v] for k, v in p.items()} for c in claims for p in c.points()]), key=lambda p: p["seed"])

@@ -1,7 +1,7 @@
-"""Where the points of a sweep run: processes of this machine, Ray tasks, or Slurm jobs.
+"""Where the points of a sweep run: processes on this machine, Ray tasks, or Slurm jobs.
 
 An engine runs jobs (the arguments of `run_one`), at most `slots` at once, and yields each one's folder as it ends. All
-state is in files, so an engine has only to start `run_one` somewhere that sees them.
+state is in files, so an engine only has to start `run_one` where they are visible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Job = tuple[dict[str, Any], Path, Path, int, float]
 
 
 def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
-    """Processes of this machine. With `gpus` each slot has so many for itself."""
+    """Processes on this machine. With `gpus`, each slot has that many to itself."""
     waiting, live = list(jobs), {}
     each, devices = options.get("gpus", 0), local_gpus() if options.get("gpus") else []
     free = [",".join(devices[i * each : (i + 1) * each]) for i in range(slots)]
@@ -54,18 +54,18 @@ def local_gpus() -> list[str]:
 
 
 def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
-    """Ray tasks, on a cluster of this machine or at `address`."""
+    """Ray tasks, on a cluster started here or at `address`."""
     ray = _extra("ray")
     address = options.get("address")
     started = not ray.is_initialized()
     if started:
-        # "local": without an address Ray would join a cluster that happens to run here, and refuse its number of cores
+        # "local": without an address Ray would join any cluster that runs here, and then refuse num_cpus
         local = {} if address else {"num_cpus": slots, "include_dashboard": False}
         for attempt in range(RAY_ATTEMPTS):
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local)
                 break
-            except Exception as e:  # that is what it raises when its node is not up within its own 30 seconds
+            except Exception as e:  # what Ray raises when its node is not up within its own 30 seconds
                 ray.shutdown()
                 if address or attempt + 1 == RAY_ATTEMPTS:
                     raise Lab4Error(

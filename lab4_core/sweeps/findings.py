@@ -1,4 +1,4 @@
-"""What was measured of the claims, kept beside them, and the tables that say it.
+"""What was measured for the claims, kept beside them, and the tables that show it.
 
 results/dancer/NAME.csv, results/lab4/NAME.csv    the finished runs of the claim NAME.yaml on each dataset
 """
@@ -22,8 +22,8 @@ def results_path(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> P
 
 
 def write_results(claim: Claim, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER, data: str = "dancer") -> None:
-    """Keep what a sweep measured beside the claim: its finished rows, without what depends on the machine. Points that
-    the sweep has not finished stay as they were measured before."""
+    """Keep a sweep's finished rows beside the claim, without what depends on the machine. Points that the sweep has
+    not finished keep their earlier measurement."""
     axes = list(dict.fromkeys(k for point in claim.points() for k in point))
     kept = ("status", "psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr")
     path = results_path(claim, folder, data)
@@ -37,7 +37,7 @@ def write_results(claim: Claim, rows: Sequence[Mapping[str, Any]], folder: Path 
 
 
 def read_table(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a sweep's CSV, every cell as text; [] where there is no such file."""
+    """The rows of a sweep's CSV, every cell as text; [] if there is no such file."""
     if not Path(path).is_file():
         return []
     with open(path, newline="", encoding="utf-8") as f:
@@ -45,12 +45,12 @@ def read_table(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def read_results(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> list[dict[str, Any]]:
-    """The measured rows of a claim, [] where nothing was measured."""
+    """The measured rows of a claim, [] if there are none."""
     return read_table(results_path(claim, folder, data))
 
 
 def judged_on_all(claim: Claim, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The rows of `judge` for each dataset on which the claim was measured (the dancer in any case), each with the
+    """The rows of `judge` for each dataset on which the claim was measured (and always the dancer), each with the
     dataset's name as "data" and the command that measures it."""
     found = []
     for data, name in DATASETS.items():
@@ -63,7 +63,7 @@ def judged_on_all(claim: Claim, folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 
 def shown_path(folder: Path) -> str:
-    """From the checkout's root where it lies in it."""
+    """A folder's path, relative to the checkout's root if it lies inside."""
     folder = Path(folder).resolve()
     return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else folder.as_posix()
 
@@ -88,7 +88,7 @@ FINDINGS = {"claim": "", "source": "", "frames": "", "measured": "", "verdict": 
 
 
 def finding_rows(claims: Sequence[Claim], folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """One row for each claim and dataset, in short: what was measured, in words, and the verdict of all of it."""
+    """One short row per claim and dataset: what was measured, in words, and the overall verdict."""
     found = []
     for claim in claims:
         judged = judged_on_all(claim, folder)

@@ -1,4 +1,4 @@
-"""One point of a sweep: notebook 06 in a process of its own, and what came of it, as files in the point's folder."""
+"""One point of a sweep: notebook 06 in a process of its own, and its outcome as files in the point's folder."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def run_one(
 
     The process works in the notebook's folder, uses `threads` cores (0: torch's own choice) and leaves
     params.json, executed.ipynb, log.txt, status.json and the run directory under `folder`. It never raises
-    for a notebook that fails, nor for one that takes longer than `minutes` (0: as long as it likes; an execution can
-    hang): the status says "failed" and why.
+    for a notebook that fails, nor for one that takes longer than `minutes` (0: no limit; an execution can hang):
+    the status says "failed" and why.
     """
     process = start(params, Path(folder), Path(notebook), threads, minutes)
     try:
@@ -53,20 +53,20 @@ def run_one(
 def start(
     params: dict[str, Any], folder: Path, notebook: Path, threads: int, minutes: float = 0.0, gpus: str = ""
 ) -> multiprocessing.Process:
-    """The process of a point, started. gpus: those it may see, as CUDA_VISIBLE_DEVICES; "": as this process."""
+    """Start the process of a point. gpus: those it may see, as CUDA_VISIBLE_DEVICES; "" for those of this process."""
     if not notebook.is_file():
         raise Lab4Error(f"no notebook {notebook}: a sweep executes it at every point")
     folder = folder.resolve()
     write_text(folder / "params.json", json.dumps(params, indent=1))
-    if read_status(folder).get("status") == "failed":  # what it failed of before is not what it may fail of now
+    if read_status(folder).get("status") == "failed":  # an old reason must not pass for a new one
         (folder / "status.json").unlink()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     if threads:
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = gpus
-    # A fork server has papermill imported (seconds) once for all points, and forks a process that shares
-    # nothing with the caller. Threads would not do: papermill changes the working directory.
+    # A fork server imports papermill (seconds) once for all points and forks processes that share nothing with the
+    # caller. Threads would not do: papermill changes the working directory.
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
         context.set_forkserver_preload(["papermill", __name__])
@@ -81,7 +81,7 @@ def _execute(params: dict[str, Any], folder: Path, notebook: Path, env: dict[str
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its points
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    # A sweep that was killed may have left a Slurm job of this point behind: its result is waited for, not repeated.
+    # A killed sweep may have left a Slurm job of this point running: wait for its result instead of repeating it.
     with FileLock(str(folder / "lock")):
         if read_status(folder).get("status") != "finished":
             write_text(folder / "status.json", json.dumps({"status": "running", "pid": os.getpid()}))
@@ -119,22 +119,22 @@ def _papermill(params: dict[str, Any], folder: Path, notebook: Path) -> None:
 
 def _die_with_parent() -> None:
     """A killed sweep must not leave its points running: the next start would run them a second time.
-    (The kernel watches this process in the same way. The parent pid would not tell: it is the fork server's.)"""
+    (The kernel watches this process in the same way. The parent pid would not help: it is the fork server's.)"""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 def _die_of_time(folder: Path, minutes: float) -> None:
-    """A thread sees a hanging execution from outside. What was trained lies in the run: started again, it goes on."""
+    """End a hanging execution, from a thread beside it. What was trained is in the run and resumes from there."""
     reason = f"not finished after {minutes:g} minutes, its time limit; started again, its training goes on"
     write_text(folder / "status.json", json.dumps({"status": "failed", "reason": reason}))
     os._exit(1)
 
 
 def _status(folder: Path, reason: str | None, wall_seconds: float) -> dict[str, Any]:
-    """What the table shows of a point, from the `result.json` its run left."""
+    """What the table shows about a point, from the `result.json` that its run left."""
     results = sorted((folder / "run").glob("*/result.json"), key=lambda path: path.stat().st_mtime)
-    if done := [path for path in results if _is_finished(path)]:  # beside it, what failed of data that were mended
+    if done := [path for path in results if _is_finished(path)]:  # not the failures of data since repaired
         results = done
     try:
         result = checked_result(read_json(results[-1]), results[-1]) if results else {}
@@ -167,7 +167,7 @@ def one_line(text: str) -> str:
 
 
 def settle(folder: Path, exitcode: int | None) -> dict[str, Any]:
-    """The status of a point whose process has ended. One that died without a word is a failure too."""
+    """The status of a point whose process has ended. One that died silently has failed too."""
     status = read_status(folder)
     if status.get("status") in (None, "running"):
         status = {"status": "failed", "reason": f"the process ended without a result (exit code {exitcode}), "
@@ -177,7 +177,7 @@ def settle(folder: Path, exitcode: int | None) -> dict[str, Any]:
 
 
 def read_status(folder: str | os.PathLike) -> dict[str, Any]:
-    """status.json of a point, {} where there is none that can be read: such a point is run again."""
+    """status.json of a point, {} if there is none that can be read: such a point is run again."""
     path = Path(folder) / "status.json"
     try:
         status = read_json(path) if path.exists() else {}
@@ -187,6 +187,6 @@ def read_status(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def lost(folder: Path, error: BaseException) -> None:
-    """A job lost on its way (a node gone, a time limit): the engine's own message is the reason."""
+    """Mark a job that was lost (node gone, time limit) as failed, with the engine's own message as the reason."""
     if read_status(folder).get("status") in (None, "running"):
         write_text(folder / "status.json", json.dumps({"status": "failed", "reason": one_line(str(error))}))

@@ -1,12 +1,12 @@
-"""Sweeps: many runs of notebook 06, one process each, side by side, each run once however often the sweep is started.
+"""Sweeps: many runs of notebook 06, one process each, in parallel, each run once however often the sweep is started.
 
-    OUT/sweep.json                      the definition: every point and what it is run with
+    OUT/sweep.json                      the definition: every point and what all share
     OUT/points/<fingerprint>/           one point: params.json, status.json, executed.ipynb, log.txt, run/
-    OUT/sweep.csv, OUT/sweep.html       one row a point, in the order of the definition
-    OUT/sweep.parquet                   the same with its types, where pyarrow is installed
+    OUT/sweep.csv, OUT/sweep.html       one row per point, in the order of the definition
+    OUT/sweep.parquet                   the same with column types, if pyarrow is installed
 
 A point is a dict of `Config` keys (`{"annealing": "monotonic", "seed": 1}`), plus `profile` and `preset`.
-All state is in files, wherever `engines.py` starts the points. The table is read back from them in every case.
+All state is in files, wherever `engines.py` starts the points, and the table is always read back from them.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ def read_yaml(path: str | os.PathLike) -> Any:
         raise Lab4Error(f"the sweep {path} is not YAML: no plain text at byte {e.start}") from e
     try:
         value = yaml.safe_load(text)
-        value = json.loads(json.dumps(value, default=str))  # an alias to itself is YAML, and no grid; keys are text
+        value = json.loads(json.dumps(value, default=str))  # refuses an alias to itself, which is YAML; makes keys text
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as e:
         raise Lab4Error(f"the sweep {path} is not YAML of plain values: {' '.join(str(e).split())}") from e
     return value
 
 
 def notebook_parameters(point: Point, common: Mapping[str, Any]) -> dict[str, Any]:
-    """What notebook 06 is run with at a point. `common` may set any of its parameters; the point wins."""
+    """The parameters of notebook 06 at a point. `common` may set any of them; the point takes precedence."""
     known = {k: v for k, v in {**common, **point}.items() if k in PARAMETERS}
     overrides = layer(common.get("overrides", {}), {k: v for k, v in point.items() if k not in PARAMETERS})
     if isinstance(overrides.get("strategies"), (list, tuple)):
@@ -97,13 +97,13 @@ def notebook_parameters(point: Point, common: Mapping[str, Any]) -> dict[str, An
 
 
 def _found_from_anywhere(strategy: Any) -> Any:
-    """A strategy with the whole path of the file that it names: a point works in the folder of its notebook."""
+    """A strategy with the absolute path of the file it names: a point runs in the folder of its notebook."""
     file = strategy.get("weights") if isinstance(strategy, dict) else None
     return strategy | {"weights": os.path.abspath(file)} if file and os.path.isfile(str(file)) else strategy
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
-    """12 hex digits of what a point runs; where its results go does not count."""
+    """12 hex digits that identify what a point runs, wherever its results go."""
     return _digest({k: v for k, v in params.items() if k != "out"})
 
 
@@ -125,17 +125,17 @@ def run_sweep(
     say: Callable[[str], None] = print,
     show: bool = False,
 ) -> list[dict[str, Any]]:
-    """Run every point that has not finished yet and return the table, one dict a point in the order given.
+    """Run every point that has not finished yet and return the table, one dict per point in the order given.
 
-    common: notebook parameters all points share (profile, preset, data, minutes, seed, overrides).
-    slots: points at the same time, each with its share of the cores; 0 is one for every core. A point then has one
-    thread: small models gain little from a second, and on a busy machine threads wait for each other.
+    common: notebook parameters that all points share (profile, preset, data, minutes, seed, overrides).
+    slots: points run at once, each with its share of the cores; 0: one per core. A point then has one thread: small
+    models gain little from a second, and on a busy machine threads wait for each other.
     options: timeout_min, the minutes after which a point counts as failed (4 hours on Slurm, a day elsewhere); gpus,
-    how many each point has for itself (0: none is reserved, on this machine all points see all of them), which on this
-    machine also bounds the slots; and of an engine: address (ray), cluster and partition (slurm).
+    how many each point has to itself (0: none is reserved, on this machine all points see all of them), which on this
+    machine also limits the slots; and per engine: address (ray), cluster and partition (slurm).
     show: draw the curves and moving pictures of notebook 06 at every point; they change no result.
     Raises `Lab4Error` for an unknown engine, no points, an engine that is not installed, or a folder that another
-    sweep is at work in; a point that fails is a row with its reason.
+    sweep is using; a point that fails is a row with its reason.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -185,14 +185,14 @@ def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
     run-<digest of its data>, and the point counts as not run."""
     if not (measured := _measured(folder, params)):
         return False
-    from lab4_core.data import load_data  # torch and the frames: only where there is something to compare
+    from lab4_core.data import load_data  # needs torch and the frames: only if there is something to compare
 
     result, config = measured
     trained = (result.get("data") or {}).get("digest")
     try:
         if not trained or load_data(config).digest == trained:
             return False
-    except Lab4Error:  # whoever moved the data away may keep the numbers
+    except Lab4Error:  # if the data were moved away, the numbers are kept
         return False
     os.replace(folder / "run", folder / f"run-{trained}")
     (folder / "status.json").unlink()
@@ -206,7 +206,7 @@ def other_code(folder: Path, params: Mapping[str, Any]) -> bool:
 
 
 def _measured(folder: Path, params: Mapping[str, Any]) -> tuple[dict[str, Any], Config] | None:
-    """The result of a finished point and its configuration; None for any other, or where the run was deleted."""
+    """The result of a finished point and its configuration; None for any other, or if the run was deleted."""
     status = read_status(folder)
     if status.get("status") != "finished":
         return None
@@ -220,7 +220,7 @@ def _measured(folder: Path, params: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 
 def _names(points: Sequence[Point]) -> list[str]:
-    """What tells each point from the others; all of it where there is only one."""
+    """What tells each point from the others; all its keys if there is only one."""
     keys = list(dict.fromkeys(key for point in points for key in point))
     told = [k for k in keys if len({cell_text(point.get(k)) for point in points}) > 1] or keys
     return [" ".join(f"{k}={cell(point[k])}" for k in told if k in point) for point in points]
@@ -239,7 +239,7 @@ def _duration(seconds: float) -> str:
 
 
 def _slots(slots: int, cores: int, gpus: int, engine: str) -> int:
-    """How many points at the same time, from what was asked for and what there is."""
+    """How many points run at once, from what was requested and what there is."""
     if slots < 0 or gpus < 0:
         raise Lab4Error(f"slots = {slots}, gpus = {gpus}: expected 0 or more")
     if not gpus or engine != "local":

@@ -1,4 +1,4 @@
-"""The table of a sweep: one row a point, read back from the points' files, as CSV, HTML and parquet."""
+"""The table of a sweep: one row per point, read back from the points' files, as CSV, HTML and parquet."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lab4_core.sweeps.point import RESULTS, TIMINGS, read_status
 
 
 def table(points: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row a point: its keys, how it ended and its results; timings last."""
+    """One row per point: its keys, how it ended and its results; timings last."""
     keys = list(dict.fromkeys(key for point in points for key in point))
     rows = []
     for point, folder in zip(points, folders):
         status = read_status(folder) or {"status": "waiting"}
         cells = {k: cell(point.get(k)) for k in keys}
-        # a column of the point and one of the result may share a name ("steps"): the point's is what was asked for
+        # a column of the point and one of the result may share a name ("steps"): the point's is what was requested
         results = {k if k not in cells else f"{k}_done": status.get(k) for k in (*RESULTS, *TIMINGS)}
         rows.append(
             {"point": folder.name, **cells, "status": status["status"], "reason": status.get("reason"), **results}
@@ -45,7 +45,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """sweep.parquet: numbers stay numbers and what is missing stays missing. A column of several types becomes text."""
+    """sweep.parquet: numbers stay numbers and missing values stay missing. A column of mixed types becomes text."""
     import pyarrow
     import pyarrow.parquet
 
@@ -63,7 +63,7 @@ def cell(value: Any) -> Any:
 
 
 def cell_text(value: Any) -> str:
-    """A cell of the table as its CSV has it: a table that was read again can be compared with one that was not."""
+    """A cell of the table as its CSV has it, so that a table read back can be compared with one that was not."""
     return "" if value is None else str(cell(value))
 
 

@@ -1,4 +1,4 @@
-"""What the points of a sweep are doing meanwhile, read from the files that they write, wherever they run."""
+"""The progress of a sweep's points, read from the files that they write, wherever they run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EVERY = 30.0  # seconds between two lines
 
 @contextmanager
 def watching(names: Mapping[Path, str], say: Callable[[str], None], every: float = EVERY) -> Iterator[None]:
-    """Say one line about the points that are under way, again and again: names maps their folders to what to call
-    them. Nothing is said as long as nothing is new."""
+    """While the body runs, say one line about the points under way every `every` seconds, if anything is new. names
+    maps their folders to what to call them."""
     over = threading.Event()
 
     def watch() -> None:
@@ -37,7 +37,7 @@ def watching(names: Mapping[Path, str], say: Callable[[str], None], every: float
 
 
 def under_way(folder: Path) -> str:
-    """The last epoch that a running point has logged, as "epoch 7/20"; nothing before the first and after the last."""
+    """The last epoch that a running point has logged, as "epoch 7/20"; "" before the first and once it has ended."""
     if read_status(folder).get("status") in ("finished", "failed"):
         return ""
     for log in (folder / "run").glob("*/metrics.jsonl"):
@@ -46,6 +46,6 @@ def under_way(folder: Path) -> str:
             records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
             done = [r["epoch"] + 1 for r in records if r["kind"] == "epoch"]
             return f"epoch {done[-1]}/{epochs}" if done else ""
-        except (OSError, ValueError, KeyError, TypeError):  # half a line, in a moment a whole one
+        except (OSError, ValueError, KeyError, TypeError):  # half a line, which will be whole in a moment
             return ""
     return ""

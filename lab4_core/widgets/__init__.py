@@ -1,7 +1,7 @@
 """Pictures that move in JupyterLab and stand still everywhere else.
 
 Each is a pure function from a state (a frame's number, the values of some controls, a run's directory) to a picture,
-with controls around it where someone sits before the notebook. Elsewhere (papermill, nbval, nbconvert, an exported
+with controls around it where somebody has the notebook open. Elsewhere (papermill, nbval, nbconvert, an exported
 page, a viewer without a kernel) the same object shows its static twin: a figure with caption and alt text.
 """
 

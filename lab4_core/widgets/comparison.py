@@ -1,4 +1,4 @@
-"""Runs laid over one another: which runs, which quantity, against what, how much smoothed."""
+"""Runs overlaid: which runs, which quantity, against what, how much smoothed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab4_core.plots.style import as_runs, labels, legend_below, line_look, mess
 from lab4_core.plots.training import column, draw, from_zero, scale_y
 from lab4_core.widgets.knobs import Choice, Knobs, Several, Slider
 
-QUANTITIES = {  # what it is called -> kind of record, field, unit
+QUANTITIES = {  # label -> kind of record, field, unit
     "loss": ("step", "loss", "reconstruction + β x KL"),
     "reconstruction": ("step", "mse", "squared error, as in the loss"),
     "KL": ("step", "kld", "nats, as in the loss"),
@@ -28,7 +28,7 @@ AXES = {"step": "step", "minutes": "seconds"}
 
 
 def series(run: Any, quantity: str, against: str = "step") -> tuple[np.ndarray, np.ndarray]:
-    """x and y of one run's curve, both (N,); empty where it has logged nothing of the kind."""
+    """x and y of one run's curve, both (N,); empty if it has logged nothing of the kind."""
     if quantity not in QUANTITIES or against not in AXES:
         raise Lab4Error(
             f"quantity {quantity!r} against {against!r}: expected one of {', '.join(QUANTITIES)}, "
@@ -46,7 +46,7 @@ def series(run: Any, quantity: str, against: str = "step") -> tuple[np.ndarray, 
 
 @styled
 def overlay(runs: Sequence[Any], quantity: str, against: str = "step", smoothing: int = 1) -> Figure:
-    """One curve a run. smoothing: how many neighbouring points are averaged; 1 shows the log as it is."""
+    """One curve per run. smoothing: how many neighbouring points are averaged; 1 shows the log unchanged."""
     drawn = {name: series(run, quantity, against) for run, name in zip(runs, labels(runs))}
     drawn = {name: (x, y) for name, (x, y) in drawn.items() if len(y)}
     if not drawn:
@@ -66,8 +66,8 @@ def overlay(runs: Sequence[Any], quantity: str, against: str = "step", smoothing
 
 
 def compare(runs: Any, *, quantity: str = "validation PSNR", caption: str = "") -> Knobs:
-    """Runs to be laid over one another in any selection. quantity: the one to begin with. Raises `Lab4Error` for no
-    run at all and for a quantity that is not known."""
+    """Runs to overlay in any selection. quantity: the one shown first. Raises `Lab4Error` if there is no run, and for
+    an unknown quantity."""
     runs = as_runs(runs)
     if not runs:
         raise Lab4Error("no run to compare: expected at least one")
@@ -96,5 +96,5 @@ def compare(runs: Any, *, quantity: str = "validation PSNR", caption: str = "") 
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Names of which no two are the same: those that are get a number."""
+    """Names made distinct: those that occur more than once get a number."""
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]

@@ -19,8 +19,8 @@ LOOK = {"style": {"description_width": "9em"}, "layout": {"width": "30em"}}
 
 @dataclass(frozen=True)
 class Slider:
-    """A number from low to high. Whole numbers give a slider of whole numbers; log: equal ways are equal factors, and
-    `step` counts powers of ten."""
+    """A number from low to high; if all four are whole, so are the slider's values. log: equal distances are equal
+    factors, and `step` counts powers of ten."""
 
     value: float
     low: float
@@ -63,7 +63,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Several:
-    """Any number of several values, as a tuple in their order."""
+    """Any selection from several values, as a tuple in their order."""
 
     value: tuple[Any, ...]
     options: Sequence[Any]
@@ -96,7 +96,7 @@ class Knobs(Live):
 
     look: a pure function of keyword arguments that returns PNG bytes or a matplotlib `Figure`. knobs: for each of its
     arguments a `Slider`, `Choice`, `Several` or `Switch`. labels: what to call an argument beside its control.
-    The static twin is the picture at the values that the knobs begin with.
+    The static twin is the picture at the initial values of the knobs.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Knobs(Live):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The state it begins with."""
+        """The initial state."""
         return {name: knob.value for name, knob in self.knobs.items()}
 
     def still(self) -> bytes:

@@ -19,8 +19,8 @@ def someone_watches() -> bool:
     """Whether this code runs in a notebook that somebody has open.
 
     A front end lets the kernel ask questions (`input()`) with every cell it sends; papermill, nbval and nbconvert do
-    not. A widget made for nobody would be stored as a dead view, and its messages are what headless runs were seen to
-    wait for.
+    not. A widget made for nobody would be stored as a dead view, and headless runs have been seen to hang on its
+    messages.
     """
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     kernel = getattr(shell, "kernel", None)
@@ -28,25 +28,25 @@ def someone_watches() -> bool:
 
 
 def png(picture: bytes | Figure) -> bytes:
-    """A picture as PNG bytes, whether the function that drew it returned these or a figure."""
+    """A picture as PNG bytes, whether it is given as such or as a figure."""
     return Picture(picture, alt="").png(dpi=80) if isinstance(picture, Figure) else picture
 
 
 def stacked(*parts: Widget) -> Widget:
-    """Controls and pictures from top to bottom, each as wide as it is: a stretched picture is a blurred one."""
+    """Controls and pictures from top to bottom, each at its own width: a stretched picture is blurred."""
     import ipywidgets as w
 
     return w.VBox(parts, layout={"align_items": "flex-start", "max_width": "100%"})
 
 
 class Live:
-    """A widget with a static twin. Subclasses give `still`, `build`, `alt` and `caption`."""
+    """A widget with a static twin. Subclasses define `still`, `build`, `alt` and `caption`."""
 
     alt: str
     caption: str
 
     def still(self) -> bytes:
-        """The static twin, a PNG. Computed when it is asked for."""
+        """The static twin, a PNG. Computed on demand."""
         raise NotImplementedError
 
     def build(self) -> Widget:
@@ -55,7 +55,7 @@ class Live:
 
     @cached_property
     def widget(self) -> Widget:
-        """What `build` made, once: a second display shows the same state."""
+        """The result of `build`, made once: a second display shows the same state."""
         return self.build()
 
     def __repr__(self) -> str:  # constant, so that a notebook's stored output can be compared

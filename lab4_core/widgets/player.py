@@ -1,4 +1,4 @@
-"""A clip to play, to scrub and to stop: its panels at one frame, and below them a curve with a cursor at that frame."""
+"""A clip to play, pause and scrub: its panels at one frame, and below them a curve with a cursor at that frame."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from lab4_core.widgets.live import Live, stacked
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
-SHORTEST = 80  # milliseconds between two pictures; a faster speed leaves frames out rather than the kernel behind
+SHORTEST = 80  # milliseconds between two pictures; higher speeds skip frames, so that the kernel keeps up
 SPEEDS = {"¼": 0.25, "½": 0.5, "1": 1.0, "2": 2.0, "4": 4.0}
 CURSOR = (213, 94, 0)
-WIDTH, CURVE_HEIGHT, DPI = 840, 170, 80  # pixels: of all panels together at most, and of the curve below them
+WIDTH, CURVE_HEIGHT, DPI = 840, 170, 80  # pixels: largest width of all panels together, height of the curve
 STILLS = 6  # frames in the static twin
 
 
@@ -45,7 +45,7 @@ class Player(Live):
 
     panels: name -> clip of T frames (`media.to_uint8`). curves: name -> (T,), NaN where there is no value; the first
     is drawn in colour and followed by the cursor, the others are grey. ylabel: what the curves are, with their unit.
-    unit: what is written after the first curve's value. fps: frames a second at speed 1.
+    unit: what is written after the first curve's value. fps: frames per second at speed 1.
     """
 
     panels: Mapping[str, Any]
@@ -75,7 +75,7 @@ class Player(Live):
 
     @property
     def scale(self) -> int:
-        """Pixels of the screen for a pixel of the clip, as many as there is room for."""
+        """Screen pixels per pixel of the clip, as many as fit, up to 6."""
         width = next(iter(self.panels.values())).shape[2]
         return max(1, min(6, (WIDTH // len(self.panels) - GUTTER) // width))
 
@@ -88,8 +88,8 @@ class Player(Live):
         return f"{text}   {value:.1f} {self.unit}" if np.isfinite(value) else f"{text}   given"
 
     def look(self, frame: int) -> bytes:
-        """All panels at one frame with the curve and its cursor, as a PNG. Raises `Lab4Error` for a frame that is
-        not there."""
+        """All panels at one frame with the curve and its cursor, as a PNG. Raises `Lab4Error` for a frame that
+        does not exist."""
         if not 0 <= frame < len(self):
             raise Lab4Error(f"frame = {frame}: expected 0 to {len(self) - 1}")
         panels = {name: clip[frame : frame + 1] for name, clip in self.panels.items()}
@@ -122,7 +122,7 @@ class Player(Live):
         return {}
 
     def _drawn(self, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-        """The curves without a cursor, drawn once a width: picture, each frame's column and row, rows of the axes."""
+        """The curves without a cursor, drawn once per width: picture, each frame's column and row, rows of the axes."""
         if width not in self._pictures:
             self._pictures[width] = draw_curves(self.curves, self.ylabel, width)
         return self._pictures[width]
@@ -151,7 +151,7 @@ class Player(Live):
 
 @styled
 def draw_curves(curves: Mapping[str, np.ndarray], ylabel: str, width: int):
-    """What `Player._drawn` keeps. The picture is `width` pixels wide and CURVE_HEIGHT high."""
+    """What `Player._drawn` caches. The picture is `width` pixels wide and CURVE_HEIGHT high."""
     figure = Figure(figsize=(width / DPI, CURVE_HEIGHT / DPI), dpi=DPI, layout="constrained")
     ax = figure.subplots()
     for i, (name, values) in enumerate(curves.items()):
@@ -164,7 +164,7 @@ def draw_curves(curves: Mapping[str, np.ndarray], ylabel: str, width: int):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    if picture.shape[:2] != (CURVE_HEIGHT, width):  # a width that is no whole number of inches is rounded
+    if picture.shape[:2] != (CURVE_HEIGHT, width):  # rounding in inches can cost a pixel
         exact = np.full((CURVE_HEIGHT, width, 3), PAPER, np.uint8)
         h, w = min(CURVE_HEIGHT, picture.shape[0]), min(width, picture.shape[1])
         exact[:h, :w] = picture[:h, :w]
@@ -195,8 +195,8 @@ def rollout_player(
 
     prediction: T frames (`media.to_uint8`) or a `Video` whose panels are called prediction, ground truth and pose.
     truth, pose: T frames each, or None; a pose of numbers (a robot's) is not drawn. psnr: (T - n_past,) dB of the
-    predicted frames; by default measured on the bytes that are shown, as is the baseline beside it. of: what they are
-    the dB of (`metrics.psnr_per_frame`). Without a truth there is neither error map nor curve.
+    predicted frames; by default measured on the bytes that are shown, as the baseline always is. of: what the dB are
+    measured on, as in `metrics.psnr_per_frame`. Without a truth there is neither error map nor curve.
     """
     if isinstance(prediction, Video):
         video = prediction
@@ -226,9 +226,9 @@ def rollout_player(
 
 
 def pose_player(frames: Any, pose: Any, *, caption: str = "") -> Player:
-    """A clip beside its pose and beside what changes from frame to frame (times 4), with the mean change as a curve.
+    """A clip beside its pose and its change from frame to frame (times 4), with the mean change as a curve.
 
-    frames, pose: T frames each (`media.to_uint8`). The curve is the mean absolute change of a pixel, in levels of 255.
+    frames, pose: T frames each (`media.to_uint8`). The curve is the mean absolute change per pixel, in levels of 255.
     """
     frames, pose = to_uint8(frames), to_uint8(pose)
     change = np.abs(np.diff(frames.astype(np.int16), axis=0, prepend=frames[:1].astype(np.int16)))

@@ -23,14 +23,14 @@ from lab4_core.widgets.live import Live, png, someone_watches, stacked
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
-EVERY = 2.0  # seconds between two looks at the files; a picture is drawn only when they have changed
-QUIET = 120.0  # seconds without a new line after which a run that is not finished is said to be silent
+EVERY = 2.0  # seconds between two looks at the files; the picture is only redrawn when they have changed
+QUIET = 120.0  # seconds without a new line after which an unfinished run is reported as silent
 
 
 def status(folder: str | os.PathLike, now: float | None = None) -> str:
-    """One line on the run in a directory: how far it is, its last losses, its last score. now: seconds since 1970.
+    """One line on the run in a directory: its progress, last losses and last score. now: seconds since 1970.
 
-    A directory that is not there yet is waited for, and so is one whose files are half-written.
+    For a directory that does not exist yet, or whose files are half-written, the line says that it waits.
     """
     try:
         run = Run(folder)
@@ -53,7 +53,7 @@ def status(folder: str | os.PathLike, now: float | None = None) -> str:
 
 
 def silent(folder: Path, now: float | None = None) -> float:
-    """Seconds since the log of a run grew; 0 where there is none."""
+    """Seconds since the log of a run last grew; 0 if there is none."""
     try:
         return max(0.0, (time.time() if now is None else now) - (folder / "metrics.jsonl").stat().st_mtime)
     except OSError:
@@ -70,7 +70,7 @@ def picture(folder: str | os.PathLike) -> bytes:
 
 
 def curves(run: Run) -> Figure:
-    """What `picture` draws. It reads every record that is there: a run in its first epoch has steps and no epoch."""
+    """What `picture` draws, from steps or epochs, whichever has more records: a first epoch has only steps."""
     steps, epochs, evals = (run.metrics(kind) for kind in ("step", "epoch", "eval"))
     records = steps if len(steps) > len(epochs) else epochs
     if not records:
@@ -78,7 +78,7 @@ def curves(run: Run) -> Figure:
     at = column(records, "step")
     figure = Figure(figsize=(10.5, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for ax in (left, middle, right):  # by hand, as matplotlib's settings are not for threads to change
+    for ax in (left, middle, right):  # by hand: matplotlib's settings are global, and this runs in a thread
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(color="#e4e4e4")
         ax.set_axisbelow(True)
@@ -117,7 +117,7 @@ def score(ax: Axes, evals: list[dict[str, Any]]) -> None:
 
 
 class Watcher(Live):
-    """The curves of a run that may still be training, drawn anew as its log grows; see `watch`."""
+    """The curves of a run that may still be training, redrawn as its log grows; see `watch`."""
 
     _following: ClassVar[dict[Path, Watcher]] = {}  # a cell that is run again replaces the watcher it made before
 
@@ -148,8 +148,8 @@ class Watcher(Live):
         return stacked(self._line, self._image, button)
 
     def follow(self) -> None:
-        """Begin to look at the files again and again, in a thread; it ends with the run, with `stop`, or with the
-        watcher that takes its place."""
+        """Start to poll the files in a thread; it ends with the run, on `stop`, or when another watcher takes its
+        place."""
         before = self._following.pop(self.folder, None)
         if before is not None and before is not self:
             before.stop()
@@ -166,7 +166,7 @@ class Watcher(Live):
                 self._line.value = escape(status(self.folder))
                 if now != seen:
                     seen, self._image.value = now, picture(self.folder)
-            except Exception as e:  # a picture that cannot be drawn now may be drawn in a moment
+            except Exception as e:  # what cannot be drawn now may be in a moment
                 with suppress(Exception):
                     self._line.value = escape(f"{self.folder.name}: {type(e).__name__}: {e}")
             if finished:
@@ -213,7 +213,7 @@ class Watcher(Live):
         if someone_watches():
             self.stop()
             self._line.value, self._image.value = escape(status(self.folder)), picture(self.folder)
-            self._shown.update(self)  # with the twin of the finished run, for whoever exports the notebook
+            self._shown.update(self)  # with the twin of the finished run, so that an exported notebook has it
         else:
             display(self)
 
@@ -225,7 +225,7 @@ def watch(folder: str | os.PathLike | Run, every: float = EVERY) -> Watcher:
         with widgets.watch(folder):
             run = l4.train(cfg)
 
-    folder: of the run, or the `Run`; it need not be there yet. every: seconds between two looks at it. Where nobody
-    watches (papermill, an export) it is the figure of the run as it is then.
+    folder: the run's, or the `Run`; it need not exist yet. every: seconds between two looks at it. Where nobody watches
+    (papermill, an export) it is the figure of the run as it is then.
     """
     return Watcher(folder.dir if isinstance(folder, Run) else folder, every)
