@@ -54,7 +54,7 @@ def rollout(
             x, frames = past[:, -1], []
             for begin in range(n_past, total, BLOCK):
                 block = told(model, cond, begin, min(begin + BLOCK, total)).transpose(0, 1)
-                steps = len(block)  # drawn before the block: a recording draws nothing
+                steps = len(block)  # z is drawn before the block: a recording draws nothing
                 z = torch.stack([
                     torch.randn(b, *model.latent_shape, generator=noise, device=past.device) for _ in range(steps)
                 ]).mul_(z_scale)  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lab4_core import accel, checkpoint, registry, runlog
 from lab4_core.config import Config
 from lab4_core.data import Clips, TestClip, VideoData, left_out, load_data, to_float
 from lab4_core.errors import Lab4Error
-from lab4_core.evaluation import predict_clips, score_model
+from lab4_core.evaluation import AT_ONCE, predict_clips, score_model
 from lab4_core.media import Video
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.models.base import VideoPredictor, count_parameters
@@ -97,13 +98,21 @@ def evaluate(
         measures["fvd"] = load_fvd(fvd, device)
     else:
         missing["fvd"] = "no weights given (lab4 evaluate --fvd FILE)"
+    frames_are = f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are"
+    with _fitting(run, device, frames_are, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
+        score = score_model(model, clips, cfg, device, split=split, samples=n_samples, **measures)
+    return replace(score, protocol=score.protocol | missing)
+
+
+@contextmanager
+def _fitting(run: Run, device: torch.device, given: str, lower: str) -> Iterator[None]:
+    """A rollout's errors as those the user can fix: `given` is not what the model was built for, or memory ran out and
+    `lower` says what would need less."""
     try:
-        with accel.memory_for(device, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
-            score = score_model(model, clips, cfg, device, split=split, samples=n_samples, **measures)
-            return replace(score, protocol=score.protocol | missing)
+        with accel.memory_for(device, lower):
+            yield
     except RuntimeError as e:
-        raise Lab4Error(f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are not what the model of "
-                        f"{run.dir.name} was built for ({e})") from e  # fmt: skip
+        raise Lab4Error(f"{given} not what the model of {run.dir.name} was built for ({e})") from e
 
 
 def _known(data: VideoData) -> Clips:
@@ -128,11 +137,9 @@ def predict(run: Run, first: Any, cond: Any, seed: int = 0, device: str = "auto"
     if len(first) < run.config.n_past or len(cond) <= len(first):
         raise Lab4Error(f"{len(first)} given frames and conditions of {len(cond)}: expected n_past = "
                         f"{run.config.n_past} frames, as {run.dir.name} was trained, and more conditions")  # fmt: skip
-    try:
+    given = f"first frame {tuple(first.shape)}, conditions {tuple(cond.shape)}:"
+    with _fitting(run, device, given, "fewer conditions"):
         rest = predict_clips(model, first[None], cond[None], run.config, seed=seed)[0]
-    except RuntimeError as e:
-        raise Lab4Error(f"first frame {tuple(first.shape)}, conditions {tuple(cond.shape)}: not what the model of "
-                        f"{run.dir.name} was built for ({e})") from e  # fmt: skip
     return torch.cat([first, rest]).clamp(0, 1).cpu()
 
 
@@ -176,13 +183,16 @@ def test(
     given = [_given(clip, run.config.n_past) for clip in data.test]
     predictions: dict[int, torch.Tensor] = {}
     lengths = sorted({len(clip.cond) for clip in data.test})
-    for length in lengths:  # clips of equal length are one batch
-        some = [i for i, clip in enumerate(data.test) if len(clip.cond) == length]
-        past = to_float(torch.stack([given[i] for i in some]).to(device))
-        cond = to_float(torch.stack([data.test[i].cond for i in some]).to(device))
-        rest = predict_clips(model, past, cond, run.config, seed=seed)
-        for i, clip in zip(some, torch.cat([past, rest], 1).clamp(0, 1).cpu()):
-            predictions[i] = clip
+    for length in lengths:  # clips of equal length are one batch, or a few
+        alike = [i for i, clip in enumerate(data.test) if len(clip.cond) == length]
+        for begin in range(0, len(alike), AT_ONCE):
+            some = alike[begin : begin + AT_ONCE]
+            with _fitting(run, device, f"dataset {data.name}: test clips are", "fewer or shorter test clips"):
+                past = to_float(torch.stack([given[i] for i in some]).to(device))
+                cond = to_float(torch.stack([data.test[i].cond for i in some]).to(device))
+                rest = predict_clips(model, past, cond, run.config, seed=seed + begin)
+            for i, clip in zip(some, torch.cat([past, rest], 1).clamp(0, 1).cpu()):
+                predictions[i] = clip
     written, poses, rows = [], data.test[0].cond.dim() == 4, ["clip,frame,psnr"]
     if poses:
         written.append(write_submission(folder / "submission.csv", [predictions[i] for i in range(len(data.test))]))

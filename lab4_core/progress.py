@@ -11,19 +11,19 @@ class Progress:
     """`update(fraction, text)` as often as you like, `line(text)` to print where there is no bar, `close()`."""
 
     def __init__(self, title: str):
-        self.title, self._last = title, 0.0
+        self.title, self._last, self._share = title, 0.0, 0.0
         self._begin: tuple[float, float] | None = None  # when, and with what share done: a resumed run starts midway
         self._bar = _notebook_bar() or _terminal_bar()
 
     def update(self, fraction: float, text: str = "") -> None:
-        now = time.monotonic()
+        now, self._share = time.monotonic(), min(1.0, fraction)
         self._begin = self._begin or (now, fraction)
         if self._bar and now - self._last > 0.3:
             self._last = now
             spent, made = now - self._begin[0], fraction - self._begin[1]
             left = f"{_clock(spent * (1 - fraction) / made)} left" if made > 0.01 and fraction <= 1 else ""
             with suppress(OSError):  # nobody is watching any more: no reason to stop
-                self._bar(self.title, min(1.0, fraction), f"{text}  {left}".strip())
+                self._bar(self.title, self._share, f"{text}  {left}".strip())
 
     def line(self, text: str) -> None:
         if self._bar is None:
@@ -32,10 +32,11 @@ class Progress:
         else:
             self._last = 0.0
 
-    def close(self, text: str = "") -> None:
+    def close(self, text: str = "", done: bool = True) -> None:
+        """The last look of the bar: full, or unless it is `done`, as far as it came."""
         with suppress(OSError):
             if self._bar:
-                self._bar(self.title, 1.0, text)
+                self._bar(self.title, 1.0 if done else self._share, text)
             if self._bar is _draw_terminal:
                 print(file=sys.stderr)
 

@@ -156,6 +156,7 @@ def test_set_is_read_as_text_number_or_json():
     ("evaluate nowhere", "no checkpoint at nowhere"),
     ("test", "expected a RUN, or --ckpt FILE"),
     ("data --out x --size 64", "--size 64: expected WIDTHxHEIGHT"),
+    ("data --out x --from_tfrecord y --clips 3 --size 64x64", "--clips, --size: expected nothing but --out beside"),
     ("sweep --set anealing=none,cyclical", "did you mean 'annealing'"),
     ("sweep", "no points"),
     ("import nowhere.ckpt", "nowhere.ckpt"),
@@ -377,3 +378,15 @@ def test_the_time_left_of_a_training_that_goes_on_is_that_of_what_is_left(monkey
     now[0] += 60
     bar.update(0.6, "epoch 6/10")
     assert said == ["epoch 5/10", "epoch 6/10  4:00 left"]
+
+
+def test_the_bar_of_a_stopped_training_is_not_full(monkeypatch):
+    shares = []
+    monkeypatch.setattr(
+        "lab4_core.progress._notebook_bar", lambda: lambda title, fraction, text: shares.append(fraction)
+    )
+    for done in (False, True):
+        bar = Progress("run")
+        bar.update(0.25)
+        bar.close("stopped", done=done)
+    assert shares == [0.25, 0.25, 0.25, 1.0]

@@ -7,11 +7,15 @@ import struct
 import numpy as np
 import pytest
 import torch
+from cases import cases, success_or_one_error
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lab4_core import paths
 from lab4_core.data import BairFolder, Robot, convert_tfrecords, write_bair
 from lab4_core.data.bair_folder import _key, read_table
+from lab4_core.data.bair_tfrecord import read_sequence
 from lab4_core.data.tfrecord import masked_crc, read_example, read_records
 from lab4_core.errors import Lab4Error
 
@@ -240,6 +244,46 @@ def test_a_broken_release_names_file_and_record_and_leaves_nothing(tmp_path):
     with pytest.raises(Lab4Error, match=r"holds no \*\.tfrecords"):
         convert_tfrecords(tmp_path, tmp_path / "out2") if not path.unlink() else None
     assert list(read_records(_empty(tmp_path))) == []
+
+
+MESSAGES = st.recursive(  # what protobuf can say, nested as an Example nests its features, or otherwise
+    st.one_of(
+        st.sampled_from(
+            [b"", b"\x08\x96\x01", b"0/image_aux1/encoded", b"0/action", b"0/endeffector_pos", b"\xff" * 10]
+        ),
+        st.binary(max_size=12),
+        st.builds(lambda n, v: varint(n << 3) + varint(v), st.integers(1, 4), st.integers(0, 2**70)),
+    ),
+    lambda inner: st.builds(
+        lambda fields: message(*fields), st.lists(st.tuples(st.integers(1, 3), inner), min_size=1, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@cases(300)
+@given(MESSAGES)
+def test_bytes_that_are_no_example(body):
+    """A checksum of the contents is not checked, so anything may stand there."""
+    for said in (body, message((1, body)), message((1, message((1, body)))),
+                 message((1, message((1, message((1, b"0/image_aux1/encoded"), (2, body))))))):  # fmt: skip
+        success_or_one_error("examples", ["the record"], lambda said=said: read_sequence(said, "the record"))
+
+
+@pytest.mark.parametrize(
+    "feature", [varint(1 << 3) + varint(3), message((1, varint(1 << 3) + varint(3))),
+                message((3, varint(1 << 3) + varint(2**64))), message((2, varint(1 << 3) + varint(7)))]
+)  # fmt: skip
+def test_a_feature_of_another_kind_is_no_example(feature):
+    with pytest.raises(Lab4Error, match=r"the record: not a tf\.train\.Example"):
+        read_sequence(message((1, message((1, message((1, b"0/action"), (2, feature)))))), "the record")
+
+
+def test_a_picture_that_is_a_list_of_numbers(tmp_path):
+    whole = sequence(*Robot(frames=3).clip("train", 0))
+    for numbers in (np.array([1.0, 2.0]), np.array([1, 2])):
+        with pytest.raises(Lab4Error, match="the record: no 0/image_aux1/encoded"):
+            read_sequence(example({**whole, "0/image_aux1/encoded": numbers}), "the record")
 
 
 def _empty(folder):

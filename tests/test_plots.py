@@ -143,7 +143,7 @@ def test_dips_are_separate_local_minima_deepest_first():
     curve[[20, 22, 70]] = 10, 5, 15
     assert dips(curve, 2, apart=10) == [22, 70]  # 20 belongs to the dip at 22
     assert dips(np.arange(50.0), 6, apart=10) == [0]  # a slope has one lowest place
-    assert dips(np.zeros(5), 6, apart=10) == [0]
+    assert dips(np.zeros(5), 6) == dips(np.ones(100), 6) == dips(np.full(630, 31.7), 6) == []  # flat
 
 
 def test_psnr_figure_has_means_baselines_dips_and_bands():

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 import lab4_core as l4
 from lab4_core import cli, paths
 from lab4_core.cli.lab_flags import LabFlags, lab_overrides
-from lab4_core.data import Clips, Robot, write_bair
+from lab4_core.data import Clips, Robot, load_data, write_bair
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import clip_batch, score_model
 from lab4_core.free_running import rollout
@@ -171,6 +172,26 @@ def test_test_writes_pictures_and_the_decibels_of_every_frame(world, capsys):
     assert Image.open(world.folder / "test" / "pred_seq0.gif").n_frames > 1
     with pytest.raises(Lab4Error, match="n_past = 2 frames"):
         l4.predict(l4.load_run(world.run), world.data.val.frames[0], world.data.val.cond[:8])
+
+
+def test_many_test_clips_are_predicted_in_several_batches(world, monkeypatch):
+    run = l4.load_run(world.run)
+    decibels = []
+    for at_once in (64, 1):
+        monkeypatch.setattr("lab4_core.inference.AT_ONCE", at_once)
+        l4.test(run, out=world.folder / f"test-{at_once}", device="cpu")
+        rows = (world.folder / f"test-{at_once}" / "psnr.csv").read_text().splitlines()[1:]
+        decibels.append(np.array([float(row.split(",")[2]) for row in rows]).reshape(2, 6))
+    assert np.allclose(decibels[0], decibels[1], atol=2), "other draws of z, the same clips"
+
+
+def test_test_clips_of_another_kind_are_one_error(world):
+    poses = load_data(load_config("smoke", "compact", overrides={
+        "data": {"kind": "dancer", "clips": 1, "frames": 12, "test_clips": 1}}))  # fmt: skip
+    run = l4.load_run(world.run)
+    two = replace(poses.test[0], first=poses.test[0].first.repeat(2, 1, 1, 1))
+    with pytest.raises(Lab4Error, match=f"test clips are not what the model of {run.dir.name} was built for"):
+        l4.test(run, replace(poses, test=[two]), device="cpu")
 
 
 def test_rollouts_name_what_they_were_given(world):

@@ -29,7 +29,7 @@ class Data:
     size: Text = None
     """WIDTHxHEIGHT of the pictures in pixels (default: dancer 64x32, robot 64x64)"""
     from_tfrecord: Folder = None
-    """instead, convert the BAIR release's TFRecords in this folder; of the other options only --out counts"""
+    """instead, convert the BAIR release's TFRecords in this folder, as they are; only --out goes with it"""
 
     def main(self) -> None:
         from lab4_core.data import convert_tfrecords, write_bair, write_lab4
@@ -37,6 +37,9 @@ class Data:
         from lab4_core.registry import build
 
         if self.from_tfrecord:
+            unused = {f"--{k}": v for k, v in vars(self).items() if k not in ("out", "from_tfrecord")}
+            if given := [name for name, value in unused.items() if value not in (None, 0, "dancer")]:
+                raise Lab4Error(f"data {', '.join(given)}: expected nothing but --out beside --from_tfrecord")
             print(convert_tfrecords(self.from_tfrecord, self.out))
             return
         values = {k: getattr(self, k) for k in ("clips", "frames", "test_clips") if getattr(self, k) is not None}

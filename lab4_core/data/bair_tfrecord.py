@@ -73,7 +73,7 @@ def read_sequence(record: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
         if image is None and t:
             break
         numbers = [features.get(f"{t}/{name}") for name in ("action", "endeffector_pos")]
-        if not image or any(not isinstance(v, np.ndarray) for v in numbers):
+        if not isinstance(image, list) or not image or not all(isinstance(v, np.ndarray) for v in numbers):
             raise Lab4Error(
                 f"{where}: no {t}/image_aux1/encoded, {t}/action or {t}/endeffector_pos; it holds "
                 f"{', '.join(sorted(features)[:6]) or 'nothing'}"

@@ -53,6 +53,8 @@ def new_scene(rng: np.random.Generator, looks: int) -> Scene:
             taken = [*zip(objects, radii), (effector[:2], FINGERS)]
             if all(np.hypot(*(place - other)) > radius + r + 0.004 for other, r in taken):
                 break
+        else:
+            return new_scene(rng, looks)  # no room for one more: another scene
         objects.append(place)
     return Scene(effector, np.array(objects), radii, rng.choice(looks, len(radii), replace=False))
 

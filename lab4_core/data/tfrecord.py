@@ -67,14 +67,17 @@ def read_example(record: bytes) -> dict[str, Value]:
 
 def _value(feature: bytes) -> Value:
     for kind, body in _fields(feature):
-        values = [v for number, v in _fields(body) if number == 1]
-        if kind == 1:
-            return values
-        if kind == 2:  # packed: one run of bytes; else four bytes per value
-            return np.frombuffer(b"".join(values), "<f4").copy()
+        if kind not in (1, 2, 3):
+            continue
+        if not isinstance(body, bytes):
+            raise ValueError(f"field {kind} is a number")
         if kind == 3:
+            values = [v for number, v in _fields(body) if number == 1]
             numbers = [n for v in values for n in (_varints(v) if isinstance(v, bytes) else [v])]
             return np.array(numbers, np.uint64).astype(np.int64)
+        texts = [v for _, v in _messages(body, 1)]
+        # floats are packed into one run of bytes, or have four bytes each
+        return texts if kind == 1 else np.frombuffer(b"".join(texts), "<f4").copy()
     return []
 
 
@@ -111,9 +114,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 1 << 64:
             return value, at
-    raise ValueError(f"a number without an end at byte {at}")
+    raise ValueError(f"a number without an end, or too large, at byte {at}")
 
 
 def _varints(data: bytes) -> Iterator[int]:

@@ -63,6 +63,8 @@ mtable[columnspacing^="0em"] > mtr > mtd:nth-child(2n+3) { padding-left: 2em; }
 """
 
 # Tells the browser itself to load nothing: whatever a notebook puts into the page, it stays offline.
+# the addresses of a srcset: each up to a blank, then what follows it up to a comma (a data: address has commas inside)
+SRCSET = re.compile(r"[\s,]*(\S*[^\s,])(?:,+(?=\s|$)|[^,]*)")
 POLICY = "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'"
 
 
@@ -207,8 +209,8 @@ class _Loads(HTMLParser):
             self.found += [f"<{tag} {link[:100]}>" for link in links if is_script(link)]
         for name in ("src", "href", "xlink:href", "poster", "background"):
             self.see(f"<{tag} {name}>", values.get(name, ""))
-        if "srcset" in values:  # not split at its commas: data: addresses have some too
-            self.see(f"<{tag} srcset>", values["srcset"])
+        for address in SRCSET.findall(values.get("srcset", "")):
+            self.see(f"<{tag} srcset>", address)
         self.see_css(f"<{tag} style>", values.get("style", ""))
 
     def handle_endtag(self, tag: str) -> None:

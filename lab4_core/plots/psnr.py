@@ -46,11 +46,12 @@ def smooth(curve: np.ndarray, width: int = 15) -> np.ndarray:
 
 def dips(curve: np.ndarray, k: int = 6, apart: int = 15) -> list[int]:
     """The indices of the `k` deepest dips of a (T,) curve, deepest first: values that are the lowest within `apart`
-    frames on both sides, and no higher than the curve's mean. A short or flat curve may have fewer."""
+    frames on both sides, and lower than the curve's mean. A short curve may have fewer, a flat one has none."""
     found: list[int] = []
+    below = curve.mean() - 1e-6  # dB; the mean of equal numbers may differ from them in its last digit
     for t in np.argsort(curve, kind="stable"):
         lowest = curve[t] <= np.min(curve[max(0, t - apart) : t + apart + 1])
-        if lowest and curve[t] <= curve.mean() and all(abs(t - other) > apart for other in found):
+        if lowest and curve[t] < below and all(abs(t - other) > apart for other in found):
             found.append(int(t))
     return found[:k]
 

@@ -67,7 +67,8 @@ class Strategy:
         return x_pred
 
     def feed(self, x_in: Tensor, x_last: Tensor, rng: torch.Generator) -> Tensor:
-        """The frame the model is about to see as its input (M, C, H, W) in [0, 1]; x_last is the input before it."""
+        """The frame the model is about to see as its input (M, C, H, W) in [0, 1]; x_last is the input before it, or
+        where that was a true frame, this frame as it was before `feed`."""
         return x_in
 
     def roll_out(
