@@ -80,7 +80,7 @@ def lost(error: BaseException) -> str | None:
     return (
         f"process {dist.get_rank()} of {size()}: another process of this training is lost "
         f"({str(error).splitlines()[0]}); expected all of them to the end. "
-        "The last checkpoint is whole: the same command goes on from it"
+        "The last checkpoint is whole: the same command continues from it"
     )
 
 

@@ -197,7 +197,7 @@ class _Training:
             self.trackers.close()
 
     def stopped(self, progress: Progress) -> Run:
-        progress.close("stopped; the same call goes on from here", done=False)
+        progress.close("stopped; the same call continues from here", done=False)
         self.run.write_result(self.result("partial", reason=f"stopped after {self.step} steps"))
         return self.run
 

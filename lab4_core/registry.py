@@ -114,7 +114,9 @@ def readable(hint: Any) -> bool:
 
 def part_class(family: str, kind: str) -> type:
     if kind not in kinds(family):
-        raise unknown(family, kind, _parts[family])
+        error = unknown(family, kind, _parts[family])
+        where = "" if "did you mean" in str(error) else f"; {OWN} names the files that register others"
+        raise Lab4Error(f"{error}{where}")
     return _parts[family][kind]
 
 

@@ -216,7 +216,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(engine, "train", interrupted)
     code, _, err = lab4(f"train --out {tmp_path}", capsys)
-    assert code == 130 and err == "lab4: stopped; the same command goes on where it was\n"
+    assert code == 130 and err == "lab4: stopped; the same command continues where it was\n"
     # a run that was asked to stop returns what it has: that is no success either
     partial = SimpleNamespace(result={"status": "partial"})
     monkeypatch.setattr(engine, "train", lambda *args, **kwargs: partial)
@@ -224,7 +224,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, tmp_path):
     # nothing promises to go on where nothing does
     monkeypatch.setattr(cli.Bench, "main", interrupted)
     assert lab4("bench", capsys)[::2] == (130, "lab4: stopped\n")
-    assert lab4("bench --quality 1", capsys)[2] == "lab4: stopped; the same command goes on where it was\n"
+    assert lab4("bench --quality 1", capsys)[2] == "lab4: stopped; the same command continues where it was\n"
 
 
 @pytest.mark.parametrize("command", [["claims", "--markdown"], ["train", "--help"], ["--help"]])

@@ -124,7 +124,7 @@ def test_a_lost_process_ends_the_run_and_the_same_command_goes_on(tmp_path):
     env = {"TMPDIR": str(tmp_path / "tmp")}
     lost = torchrun(tmp_path, TRAIN, 3, *arguments(values, tmp_path / "runs"), **env)
     assert lost.returncode != 0
-    assert re.search(r"another process of this training is lost .*the same command goes on", lost.stderr), lost.stderr
+    assert re.search(r"another process of this training is lost .*the same command continues", lost.stderr), lost.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert checkpoint.load(folder / "last.pt")["step"] == 3
     result = json.loads((folder / "result.json").read_text())

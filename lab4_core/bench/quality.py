@@ -67,7 +67,7 @@ def time_to_quality(
                                                  **(overrides or {})})  # fmt: skip
         run = train(cfg, out=out)
         if not run.finished:
-            raise KeyboardInterrupt(f"{run.dir}: stopped; the same call goes on from there")
+            raise KeyboardInterrupt(f"{run.dir}: stopped; the same call continues from there")
         curves[preset] = curve_of(run.metrics("eval"))
         found["steps"][preset] = run.result["steps"]
         found["repeat_first"] = run.metrics("eval")[-1]["repeat_first"]

@@ -79,5 +79,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         goes_on = isinstance(command, (Train, Report, Sweep, Claims)) or getattr(command, "quality", None)
-        print(f"lab4: stopped{'; the same command goes on where it was' if goes_on else ''}", file=sys.stderr)
+        print(f"lab4: stopped{'; the same command continues where it was' if goes_on else ''}", file=sys.stderr)
         return 130

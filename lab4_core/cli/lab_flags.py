@@ -101,7 +101,7 @@ RENAMED = {
 }
 NO_EFFECT = {
     "cuda": "a GPU is used when there is one; --device cpu does without",
-    "model_dir": "an interrupted run goes on by itself when its command is repeated",
+    "model_dir": "an interrupted run continues when its command is repeated",
     "num_workers": "frames live in memory, no worker processes are used",
     "gpu": "the lab's template never reads it; --device cuda:1 names a GPU",
     "no_sanity": "nothing is asked before a checkpoint is read",

@@ -65,7 +65,7 @@ class Train(Common):
             raise Lab4Error("--test needs --ckpt FILE: it evaluates a checkpoint on val")
         if ckpt and not flags.test:
             raise Lab4Error(
-                f"--ckpt {ckpt}: an interrupted run goes on by itself when its command is repeated, and --test "
+                f"--ckpt {ckpt}: an interrupted run continues when its command is repeated, and --test "
                 "evaluates a checkpoint on val; to begin with what another run has learnt, lab4 export it (a .ckpt "
                 'after lab4 import) and add the strategy {"kind": "warm_start", "weights": "FILE.safetensors"}'
             )

@@ -126,7 +126,7 @@ def _die_with_parent() -> None:
 
 def _die_of_time(folder: Path, minutes: float) -> None:
     """End a hanging execution, from a thread beside it. What was trained is in the run and resumes from there."""
-    reason = f"not finished after {minutes:g} minutes, its time limit; started again, its training goes on"
+    reason = f"not finished after {minutes:g} minutes, its time limit; started again, its training continues"
     write_text(folder / "status.json", json.dumps({"status": "failed", "reason": reason}))
     os._exit(1)
 

@@ -142,7 +142,7 @@ class Watcher(Live):
 
         self._line = w.HTML(escape(status(self.folder)))
         self._image = w.Image(value=picture(self.folder), format="png")
-        button = w.Button(description="stop watching", tooltip="the training goes on")
+        button = w.Button(description="stop watching", tooltip="the training continues")
         button.on_click(lambda _: self.stop(wait=False))
         self.follow()
         return stacked(self._line, self._image, button)
