@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 
 from lab4_core.pages.export import check_offline, notebook_html
-from lab4_core.pages.student_edition import blanked, missing
+from lab4_core.pages.student_edition import ANSWERS, blanked, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -161,6 +161,22 @@ def test_its_first_code_cell_holds_the_parameters(path: Path):
         assert "#" in lines[statement.end_lineno - 1] or above.lstrip().startswith("#"), f"{text}: no comment"
         names.append(statement.target.id)
     assert "profile" in names
+
+
+def test_the_answers_answer_every_question():
+    """Notebook 13 has a section for every notebook that asks, and in it the numbers of the questions, in order."""
+
+    def text(path: Path) -> str:
+        return "\n\n".join(cell.source for cell in cells(read(path), "markdown"))
+
+    answers = next(p for p in PATHS if p.name == ANSWERS)
+    sections = dict(re.findall(r"^## (\d\d) · [^\n]*\n(.*?)(?=^## |\Z)", text(answers), re.MULTILINE | re.DOTALL))
+    for path in PATHS:
+        _, *to_try = text(path).split("## To try")
+        asked = [number for part in to_try for number in re.findall(r"^(\d+)\. ", part, re.MULTILINE)]
+        answered = re.findall(r"^\*\*(\d+)\. ", sections.pop(path.name[:2], ""), re.MULTILINE)
+        assert answered == asked, path.name
+    assert not sections, "answers to no notebook's questions"
 
 
 @every_notebook

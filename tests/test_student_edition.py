@@ -91,6 +91,20 @@ def test_a_student_cannot_pass_by_changing_the_checks(suite, tmp_path):
     assert not student_edition.check_edition(path.parent, suite)[0].done
 
 
+def test_the_answers_stay_behind(tmp_path):
+    """The real suite: no copy of the notebook with the answers, and nothing that leads to it."""
+    assert (NOTEBOOKS / student_edition.ANSWERS).is_file()
+    written = student_edition.build_edition(tmp_path / "edition", NOTEBOOKS)
+    names = {p.name for p in NOTEBOOKS.glob("*.ipynb")}
+    assert {p.name for p in written} == names - {student_edition.ANSWERS} | {"README.md"}
+    for path in written:
+        assert student_edition.ANSWERS not in path.read_text(encoding="utf-8"), path.name
+    before, after = (nbformat.read(folder / "12_report.ipynb", 4) for folder in (NOTEBOOKS, tmp_path / "edition"))
+    bar, left = (notebook.cells[0].source.split("\n\n")[1] for notebook in (before, after))
+    assert bar.startswith(left) and left.endswith("**12 Report**"), left
+    assert [c.source for c in before.cells[1:]] == [c.source for c in after.cells[1:]]
+
+
 def test_mistakes_have_one_clear_error(suite, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "work.txt").write_text("mine")

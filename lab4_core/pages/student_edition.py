@@ -24,6 +24,7 @@ from lab4_core.errors import Lab4Error
 from lab4_core.paths import NOTEBOOKS, ROOT, write_text
 
 CHAIN = {"parameters", "setup", "solution", "check"}
+ANSWERS = "13_answers.ipynb"  # the answers to the questions at the end of the notebooks: for teachers
 TODO = "TODO"
 TIMEOUT = 300  # seconds for the checks of one notebook
 
@@ -89,17 +90,29 @@ def missing(source: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def without_answers(notebook: Any) -> Any:
+    """The notebook without links to `ANSWERS`: one in the bar goes with the dot before it, of others the words stay."""
+    link = rf"\[([^]]*)\]\({re.escape(ANSWERS)}\)"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(link, r"\1", re.sub(rf" · \[[^]]*▶\]\({re.escape(ANSWERS)}\)", "", cell.source))
+    return notebook
+
+
 def build_edition(out: str | os.PathLike, source: str | os.PathLike = NOTEBOOKS) -> list[Path]:
     """Write the student's notebooks and a README into the new or empty folder `out`; returns the paths.
 
-    Only notebooks with solutions are exercises: their outputs are taken away. The others come along as they are.
+    Only notebooks with solutions are exercises: their outputs are taken away. The others come along as they are, but
+    for `ANSWERS`, which stays behind with the links that lead to it.
     """
     folder = Path(out).expanduser()
     if folder.is_dir() and any(folder.iterdir()):
         raise Lab4Error(f"--out {folder}: expected a new or empty folder; a student's work is not written over")
     written, texts = [], {}
     for path in sorted(Path(source).glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+        if path.name == ANSWERS:
+            continue
+        notebook = without_answers(nbformat.read(path, as_version=4))
         if any("solution" in tags(cell) for cell in notebook.cells):
             for cell in notebook.cells:
                 if cell.cell_type != "code":
