@@ -124,6 +124,12 @@ def test_a_widget_that_brings_its_static_twin_shows_it():
     assert "IntSlider" not in html and "model_id" not in html
 
 
+def test_no_line_begins_with_the_stop_behind_a_formula():
+    html = markdown_html("so $a^2$, then $b$.\n\n$$c$$\n\n(of $d$) and $e$ too")
+    together = [span.get_text() for span in BeautifulSoup(html, "html.parser").find_all("span", "formula")]
+    assert [text[-1] for text in together] == [",", ".", ")"] and html.count("<math ") == 5
+
+
 def test_formulas_of_text_and_of_outputs_become_mathml(page: BeautifulSoup):
     formula, fraction = page.find_all("math")
     assert formula["alttext"] == FORMULA

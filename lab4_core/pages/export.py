@@ -51,9 +51,10 @@ p:has(> math[display=block]) { max-width: none; width: fit-content; min-width: m
 .output_error pre { background: #fdecea; }
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "DejaVu Math TeX Gyre", math;
   font-size: 1.08em; }
+.formula { white-space: nowrap; }
 math[display=block] { margin: 1.2em 0; overflow-x: auto; overflow-y: hidden; padding: .2em 0; }
 math [mathvariant^=bold] { font-weight: bold; } math [mathvariant=monospace] { font-family: monospace; }
-/* Chromium moves the boxes in a cell only by the -webkit- words. */
+/* Chromium moves the boxes in a cell only by the -webkit- keywords. */
 mtd[columnalign=left] { text-align: left; text-align: -webkit-left; }
 mtd[columnalign=right] { text-align: right; text-align: -webkit-right; }
 mtable[columnspacing^="0em"] > mtr > mtd { padding-left: 0; padding-right: 0; }
@@ -62,9 +63,9 @@ mtable[columnspacing^="0em"] > mtr > mtd:nth-child(2n+3) { padding-left: 2em; }
   figure, img, table, pre, math { break-inside: avoid; } a { color: inherit; } }
 """
 
-# Tells the browser itself to load nothing: whatever a notebook puts into the page, it stays offline.
-# the addresses of a srcset: each up to a blank, then what follows it up to a comma (a data: address has commas inside)
+# The addresses of a srcset: each up to a blank, then what follows it up to a comma (a data: address has commas inside)
 SRCSET = re.compile(r"[\s,]*(\S*[^\s,])(?:,+(?=\s|$)|[^,]*)")
+# Tells the browser itself to load nothing: whatever a notebook puts into the page, it stays offline.
 POLICY = "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'"
 
 

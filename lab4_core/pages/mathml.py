@@ -27,7 +27,9 @@ class _Renderer(IPythonRenderer):
 
 def markdown_html(source: str) -> str:
     """Markdown as HTML, its formulas ($…$, $$…$$, LaTeX environments) as MathML."""
-    return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
+    html = MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
+    # browsers break lines between a formula and the full stop behind it
+    return re.sub(r'(<math [^>]*display="inline".*?</math>[.,;:!?)]+)', r'<span class="formula">\1</span>', html)
 
 
 _FUNCTION = r"\\(?:log|ln|exp|sin|cos|tanh|det|max|min|Pr|mathrm\{(?:KL|PSNR|SSIM|MSE)\})(?![A-Za-z])"
