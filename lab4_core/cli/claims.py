@@ -53,7 +53,7 @@ class Claims:
             if (asked := out / "sweep.json").is_file():  # which data the results are of
                 data = "lab4" if (read_json(asked).get("common") or {}).get("data") else "dancer"
         if self.run:
-            points = claims.points_of_all([claim for claim, _ in chosen])
+            points = claims.points_of_all([claim.on(data) for claim, _ in chosen])
             run_sweep(points, out, {"data": root or ""}, self.engine, self.slots)
         if self.run or self.out:
             rows = findings.read_table(out / "sweep.csv")

@@ -12,6 +12,7 @@ A claim is a YAML file (this project's are in notebooks/sweeps/) that `lab4 swee
       teacher forcing: {teacher_forcing.ratio: 1.0}
     where: {annealing: [none, cyclical]}     # optional: contexts in which the comparison is repeated
     common: {preset: compact, steps: 200}
+    datasets: {lab4: {hold_out: 0}}          # optional: overrides of all runs on one dataset
     seeds: [0, 1, 2, 3, 4]
 
 Its measurements are kept beside it, as results/dancer/NAME.csv and results/lab4/NAME.csv.
@@ -25,7 +26,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ from lab4_core.sweeps.sweep import Point, expand, read_file, read_yaml
 from lab4_core.sweeps.table import cell_text
 
 FOLDER = NOTEBOOKS / "sweeps"
+DATASETS = {"dancer": "synthetic dancer", "lab4": "real frames"}  # folder under results/ -> what to call it
 VERDICTS = ("holds", "does not hold", "undecided")
 
 
@@ -56,9 +58,15 @@ class Claim:
     levels: Mapping[str, Point] = field(default_factory=dict)
     where: Mapping[str, Any] = field(default_factory=dict)
     common: Mapping[str, Any] = field(default_factory=dict)
+    datasets: Mapping[str, Point] = field(default_factory=dict)
 
     def __post_init__(self):
         where = f"claim {self.name}"
+        for data, more in self.datasets.items():
+            if data not in DATASETS:
+                raise unknown(f"dataset of the {where}:", data, DATASETS)
+            if not isinstance(more, Mapping):
+                raise Lab4Error(f"{where}: datasets: {data}: {more!r}: expected a mapping of overrides")
         for label, level in self.levels.items():
             if not isinstance(label, str) or not isinstance(level, Mapping):
                 raise Lab4Error(f"{where}: level {label!r}: {level!r}: expected a word and a mapping of overrides")
@@ -68,6 +76,10 @@ class Claim:
             raise Lab4Error(f"{where}: seeds = {list(self.seeds)}: expected 2 or more, or there is no interval")
         if not self.margin > 0:
             raise Lab4Error(f"{where}: margin = {self.margin}: expected more than 0 dB")
+
+    def on(self, data: str) -> Claim:
+        """The claim as it is measured on a dataset, a key of `DATASETS`."""
+        return replace(self, common={**self.common, **self.datasets.get(data, {})}, datasets={})
 
     @property
     def contexts(self) -> list[Point]:
@@ -89,7 +101,7 @@ def read_claim(path: str | os.PathLike) -> Claim:
     path = Path(path)
     values = read_yaml(path)
     types_of = hints(Claim)
-    tables = ("levels", "where", "common")
+    tables = ("levels", "where", "common", "datasets")
     if not isinstance(values, Mapping):
         raise Lab4Error(f"claim {path}: holds {values!r}: expected a mapping")
     for key in values:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab4_core.paths import ROOT, replacing
-from lab4_core.sweeps.claims import FOLDER, Claim, finished_row, judge, overall
-
-DATASETS = {"dancer": "synthetic dancer", "lab4": "real frames"}  # folder under results/ -> what to call it
+from lab4_core.sweeps.claims import DATASETS, FOLDER, Claim, finished_row, judge, overall
 
 
 def results_path(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> Path:
@@ -24,10 +22,11 @@ def results_path(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> P
 def write_results(claim: Claim, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER, data: str = "dancer") -> None:
     """Keep a sweep's finished rows beside the claim, without what depends on the machine. Points that the sweep has
     not finished keep their earlier measurement."""
-    axes = list(dict.fromkeys(k for point in claim.points() for k in point))
+    points = claim.on(data).points()
+    axes = list(dict.fromkeys(k for point in points for k in point))
     kept = ("status", "psnr", "ssim", "repeat_first_psnr", "copy_previous_psnr")
     path = results_path(claim, folder, data)
-    new, before = ([finished_row(table, point) for point in claim.points()] for table in (rows, read_table(path)))
+    new, before = ([finished_row(table, point) for point in points] for table in (rows, read_table(path)))
     if not any(new):
         return
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
@@ -57,7 +56,7 @@ def judged_on_all(claim: Claim, folder: Path = FOLDER) -> list[dict[str, Any]]:
         if data == "dancer" or results_path(claim, folder, data).is_file():
             command = f"lab4 claims {shown_path(folder)}/{claim.name}.yaml --run"
             command += "" if data == "dancer" else " --data LAB4_Dataset"
-            rows = judge(claim, read_results(claim, folder, data))
+            rows = judge(claim.on(data), read_results(claim, folder, data))
             found += [{**row, "data": name, "command": command} for row in rows]
     return found
 
