@@ -66,6 +66,16 @@ def test_the_table_takes_the_place_of_the_last_one():
     assert "| b | 0.0100 s |  |  |  |  |" in made
 
 
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_the_operations_of_a_convolution_and_of_its_gradients(groups):
+    conv, x = torch.nn.Conv2d(8, 16, 3, padding=1, groups=groups), torch.randn(2, 8, 5, 7, requires_grad=True)
+    forward = 2 * (2 * 16 * 5 * 7) * (8 // groups * 3 * 3)
+    assert speed.gflop_of(lambda: conv(x)) == pytest.approx(forward / 1e9)
+    assert speed.gflop_of(lambda: conv(x).sum().backward()) == pytest.approx(3 * forward / 1e9)
+    fixed = x.detach()  # no gradient of the input is asked for
+    assert speed.gflop_of(lambda: conv(fixed).sum().backward()) == pytest.approx(2 * forward / 1e9)
+
+
 def test_times_are_taken_by_turns():
     order = []
     row = speed.by_turns("x", lambda: order.append("ours"), lambda: order.append("theirs"), repeats=2)

@@ -114,8 +114,8 @@ def draw_baselines(ax: Axes, records: Iterable[Mapping[str, Any]]) -> None:
 
 @styled
 def plot_validation(runs: Any) -> Figure:
-    """PSNR of free-running prediction on the validation clips against epochs and against minutes of training, with the
-    two baselines as grey lines; a ring marks the best evaluation of each run."""
+    """PSNR of free-running prediction on the validation clips against epochs and against minutes since the start, with
+    the two baselines as grey lines; a ring marks the best evaluation of each run."""
     runs = as_runs(runs)
     if not any(run.metrics("eval") for run in runs):
         return message(f"nothing to draw yet: no evaluation is logged in {len(runs)} run(s)")
@@ -130,10 +130,10 @@ def plot_validation(runs: Any) -> Figure:
             ax.plot(x, psnr, marker="o", markersize=3.5, label=plain(name), **line_look(i))
             if best is not None:
                 ax.plot(x[best], psnr[best], "o", markersize=9, fillstyle="none", color=line_look(i)["color"])
-    for ax, xlabel in zip(axes, ("epochs done", "training time (minutes)")):
+    for ax, xlabel in zip(axes, ("epochs done", "minutes since the start, evaluations included")):
         from_zero(ax, xlabel)
         draw_baselines(ax, [r for run in runs for r in run.metrics("eval")])
-        ax.set_title(f"validation PSNR over {'epochs' if 'epoch' in xlabel else 'training time'}")
+        ax.set_title(f"validation PSNR over {'epochs' if 'epoch' in xlabel else 'time'}")
     axes[0].set_ylabel("PSNR (dB)")
     legend_below(figure, axes[0])
     return figure

@@ -14,8 +14,8 @@ from lab4_core.strategies.base import Strategy
 @register("strategy", "ema")
 @dataclass(frozen=True, kw_only=True)
 class EMA(Strategy):
-    """Evaluate an exponential moving average of the weights (Polyak and Juditsky 1992; with the customary warm-up
-    (1 + t) / (10 + t), so a short run is not held back by its first weights)."""
+    """Evaluate an exponential moving average of the weights (Kingma and Ba 2015, section 7.2; with the customary
+    warm-up of the decay, (1 + t) / (10 + t), so a short run is not held back by its first weights)."""
 
     decay: float = 0.998
 

@@ -17,8 +17,8 @@ A claim is a YAML file (this project's are in notebooks/sweeps/) that `lab4 swee
 
 Its measurements are kept beside it, as results/dancer/NAME.csv and results/lab4/NAME.csv.
 
-A seed decides weights, data order and noise, so two levels with the same seed are a pair: the effect is the mean over
-seeds of the difference within a pair, in which most of what makes seeds differ cancels.
+A seed decides weights (where shapes agree), data order and noise, so two levels with the same seed are a pair: the
+effect is the mean over seeds of the difference within a pair, in which what the two have in common cancels.
 """
 
 from __future__ import annotations
