@@ -63,7 +63,7 @@ def test_the_verdict_of_an_interval(expects, low, high, said):
 
 
 def test_pairs_take_the_seeds_out_of_the_comparison(tmp_path):
-    """Seeds 3 dB apart, an effect of 0.5 dB in each: the interval is narrow, by hand 4.303 x 0.01 / sqrt(3)."""
+    """Seeds 3 dB apart, an effect of 0.5 dB in each: the interval is narrow, by hand 4.3027 x 0.01 / sqrt(3)."""
     claim = read_claim(write(tmp_path))
     jitter = {0: -0.01, 1: 0.0, 2: 0.01}
 
@@ -74,7 +74,7 @@ def test_pairs_take_the_seeds_out_of_the_comparison(tmp_path):
     with_ema, without = judged
     assert with_ema["where"] == 'strategies = ["ema"]' and with_ema["compared"] == "forced against free"
     assert with_ema["effect"] == pytest.approx(-0.5) and with_ema["pairs"] == 3
-    half = 4.303 * 0.01 / 3**0.5
+    half = 4.3027 * 0.01 / 3**0.5
     assert (with_ema["low"], with_ema["high"]) == pytest.approx((-0.5 - half, -0.5 + half))
     assert (with_ema["verdict"], without["verdict"]) == ("holds", "does not hold")
     assert overall(judged) == "depends" and overall(judged[:1]) == "holds"
@@ -111,9 +111,26 @@ def test_results_are_read_as_they_were_written(tmp_path):
     assert {row["teacher_forcing.ratio"] for row in named[:6]} == {"0.0"}
 
 
+def test_what_is_said_for_one_dataset_counts_there_alone(tmp_path):
+    claim = read_claim(write(tmp_path, where={}, datasets={"lab4": {"hold_out": 0, "steps": 20}}))
+    assert {(p.get("hold_out"), p["steps"]) for p in claim.on("lab4").points()} == {(0, 20)}
+    assert claim.on("dancer").points() == claim.points() and "hold_out" not in claim.points()[0]
+    for data, effect in (("dancer", -1.0), ("lab4", -3.0)):
+        rows = rows_of(claim.on(data).points(), lambda p, effect=effect: 25 + effect * p["teacher_forcing.ratio"])
+        findings.write_results(claim, rows, tmp_path, data)
+    judged = findings.judged_on_all(claim, tmp_path)
+    assert [(row["data"], row["effect"], row["pairs"]) for row in judged] == [
+        ("synthetic dancer", -1.0, 3), ("real frames", -3.0, 3)]  # fmt: skip
+    elsewhere = rows_of(claim.on("dancer").points(), lambda p: 25.0)
+    assert judge(claim.on("lab4"), elsewhere)[0]["pairs"] == 0, "these were scored on another clip"
+
+
 @pytest.mark.parametrize(
     "changes,message",
     [
+        ({"datasets": {"lab5": {}}}, "unknown dataset of the claim forcing: 'lab5': did you mean 'lab4'"),
+        ({"datasets": {"lab4": 3}}, "datasets: lab4: 3: expected a mapping of overrides"),
+        ({"datasets": [1]}, "datasets = \\[1\\]: expected a mapping"),
         ({"expects": "bigger"}, "expects = 'bigger': expected one of 'same'"),
         ({"base": "nobody"}, "base = 'nobody': expected one of two levels"),
         ({"seeds": [1]}, "expected 2 or more"),
@@ -141,13 +158,13 @@ def test_every_claim_of_the_project_can_run(path):
     claim = read_claim(path)
     points = claim.points()
     assert len(expand([{k: [v] for k, v in p.items()} for p in points])) == len(points)
-    for point in points:
+    for point in [*points, *claim.on("lab4").points()]:
         params = notebook_parameters(point, {})
         changes = {"seed": params["seed"], **params["overrides"]}
         load_config(params["profile"], params["preset"], overrides=changes)
     for data in findings.DATASETS:
-        measured = findings.read_results(claim, data=data)
-        assert sum(row is not None for p in points if (row := claims.finished_row(measured, p))) == len(measured)
+        measured, there = findings.read_results(claim, data=data), claim.on(data).points()
+        assert sum(claims.finished_row(measured, p) is not None for p in there) == len(measured)
 
 
 def test_the_command_measures_what_is_missing_and_judges(tmp_path, monkeypatch, capsys):
