@@ -38,8 +38,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         on_cuda = device.type == "cuda" and has_bf16(device)
         name = "bf16" if on_cuda or (device.type == "cpu" and has_amx()) else "fp32"
-    if device.type == "cuda" and name != "bf16":
-        torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":  # either way: what ran before in this process must not decide
+        torch.backends.cudnn.allow_tf32 = name == "bf16"
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
@@ -107,7 +107,8 @@ def describe(device: torch.device) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out: torch has a type for it on GPUs but only a message on the CPU."""
-    words = ("allocate memory", "out of memory", "storage size calculation overflowed")
+    words = ("allocate memory", "out of memory", "storage size calculation overflowed", "alloc_failed",
+             "allocation_failed")  # fmt: skip
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
     )

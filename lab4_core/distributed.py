@@ -52,6 +52,8 @@ def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
         return
     if batch_size % count:
         raise Lab4Error(f"batch_size = {batch_size}: expected a multiple of the {count} processes that share it")
+    if device.startswith("cuda:"):
+        raise Lab4Error(f"device = {device!r}: expected auto or cuda; each of the {count} processes takes its own GPU")
     gpus = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
     if gpus:
         if local >= torch.cuda.device_count():

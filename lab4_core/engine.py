@@ -48,8 +48,8 @@ def train(
     "wandb" (offline). Ctrl-C (or the notebook's stop button), SIGTERM and SIGHUP save the run after the current step,
     and the partial run is returned; calling again continues it. Unless it is measured in minutes, a resumed run
     computes bit for bit what an uninterrupted one would have (on a GPU: under
-    `torch.use_deterministic_algorithms(True)`). Raises `Lab4Error` for whatever the user can fix, including a loss that
-    is not finite; the run is then marked as failed, with the reason.
+    `torch.use_deterministic_algorithms(True)`, with CUBLAS_WORKSPACE_CONFIG=:4096:8). Raises `Lab4Error` for whatever
+    the user can fix, including a loss that is not finite; the run is then marked as failed, with the reason.
     """
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")

@@ -11,12 +11,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lab4_core.errors import Lab4Error
 
 WARM_UP = 3  # runs before recording, in which libraries choose their kernels and optimizers create their state
 WAITS = "synchronizing CUDA operation"  # in torch's message for what `no_waiting` refuses
@@ -61,12 +63,23 @@ class Graphs:
         if key not in self.recordings:
             device = next(iter(inputs.values())).device  # streams and generator states belong to the current one
             with torch.cuda.device(device) if self.capture else nullcontext():
-                self.recordings[key] = self.record(inputs, path)
+                self.recordings[key] = self._recorded_if_it_fits(inputs, path)
         recording = self.recordings[key]
         for name, value in inputs.items():
             recording.inputs[name].copy_(value)
         recording.replay()
         return {name: value.clone() for name, value in recording.outputs.items()}
+
+    def _recorded_if_it_fits(self, inputs: Tensors, path: Hashable) -> Recording:
+        """A further recording needs memory of its own, where the step itself would still fit: then nothing is recorded
+        any more."""
+        with suppress(torch.OutOfMemoryError) if self.capture and self.recordings else nullcontext():
+            return self.record(inputs, path)
+        _note_once("a further kind of step does not fit into the GPU's memory beside the recorded ones")
+        self.capture = False
+        self.forget()
+        torch.cuda.empty_cache()
+        return self.record(inputs, path)
 
     def record(self, inputs: Tensors, path: Hashable) -> Recording:
         own = {name: value.clone() for name, value in inputs.items()}
@@ -81,9 +94,15 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         if self.rng is not None:
             graph.register_generator_state(self.rng)
-        self.stream = self.stream or torch.cuda.Stream()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            outputs = self.body(own, path)
+        before = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                outputs = self.body(own, path)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as e:  # torch does not recover from it in this process
+            torch.cuda.set_stream(before)
+            raise Lab4Error(f"a step cannot be recorded as a CUDA graph ({e}): restart with LAB4_CUDA_GRAPHS=0") from e
         return Recording(own, outputs, graph.replay)
 
     def _warmed_up(self, own: Tensors, path: Hashable) -> bool:
@@ -94,14 +113,14 @@ class Graphs:
             if WAITS not in str(e):
                 raise
             at = traceback.extract_tb(e.__traceback__)[-1]
-            _note_once(f"{at.filename}:{at.lineno}: {at.line or 'something'}")
+            _note_once(f"{at.filename}:{at.lineno}: {at.line or 'something'} waits for the GPU")
             return False
         return True
 
     def _warm_up_aside(self, own: Tensors, path: Hashable) -> None:
-        """Warm up on a separate stream, as recording requires. The last run raises where it waits for the GPU: while
-        recording, that error could leave the process unusable."""
-        aside = torch.cuda.Stream()
+        """Warm up on the stream that records, which may not be the usual one. The last run raises where it waits for
+        the GPU: while recording, that error could leave the process unusable."""
+        aside = self.stream = self.stream or torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(aside):
@@ -126,9 +145,9 @@ def no_waiting() -> Iterator[None]:
 
 
 @cache
-def _note_once(where: str) -> None:
-    print(f"lab4: note: {where} waits for the GPU, so that the steps are not recorded as CUDA graphs but run as they "
-          "are, which is slower", file=sys.stderr)  # fmt: skip
+def _note_once(why: str) -> None:
+    print(f"lab4: note: {why}, so that the steps are not recorded as CUDA graphs but run as they are, which is slower",
+          file=sys.stderr)  # fmt: skip
 
 
 @contextmanager

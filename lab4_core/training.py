@@ -27,7 +27,7 @@ def build_model(cfg: Config, clips: Clips, device: torch.device) -> VideoPredict
     model that knows the scene starts from that of the clips."""
     shapes = [tuple(v.shape[1:]) for v in (clips.frames, clips.cond)]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
+        torch.default_generator.manual_seed(cfg.seed)  # of the CPU alone: a GPU's generators are the user's
         model = cfg.model.build(*shapes)
     plan_of(cfg.model, shapes, f"model {cfg.model.kind}")  # else its weights could never be loaded again
     for strategy in cfg.strategies:

@@ -151,6 +151,13 @@ def test_a_batch_that_cannot_be_shared_is_one_clear_error(monkeypatch):
         distributed.processes(4),
     ):
         pass
+    with (
+        pytest.raises(
+            Lab4Error, match="device = 'cuda:1': expected auto or cuda; each of the 3 processes takes its own"
+        ),
+        distributed.processes(3, "cuda:1"),
+    ):
+        pass
 
 
 def test_alone_nothing_changes():

@@ -6,6 +6,7 @@ the place of a recording.
 
 import gc
 import weakref
+from contextlib import nullcontext
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -239,6 +240,40 @@ def test_what_waits_for_the_gpu_is_run_and_not_recorded(monkeypatch, capsys):
     graphs.capture = True
     with pytest.raises(ZeroDivisionError):
         graphs.record({"x": torch.tensor(2.0)}, "a path")
+
+
+def test_what_does_not_fit_beside_the_recordings_is_run_without_any(monkeypatch, capsys):
+    """The first kind of step is recorded; the memory that the second asks for beside it is not there."""
+    graphs = Graphs(lambda given, path: {"twice": given["x"] * 2}, list, capture=False)
+    record, asked, two = graphs.record, [], {"x": torch.tensor(2.0)}
+
+    def full(inputs, path):
+        asked.append((path, graphs.capture))
+        if graphs.capture and path == "second":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        before, graphs.capture = graphs.capture, False  # recorded, as far as one can without a GPU
+        made = record(inputs, path)
+        graphs.capture = before
+        return made
+
+    monkeypatch.setattr(graphs, "record", full)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("emptied"))
+    graphs.capture = True
+    assert [float(graphs(two, path)["twice"]) for path in ("first", "second", "first")] == [4, 4, 4]
+    assert asked == [("first", True), ("second", True), "emptied", ("second", False), ("first", False)]
+    assert "does not fit into the GPU's memory" in capsys.readouterr().err
+    graphs.forget()
+    graphs.capture = True
+    with pytest.raises(torch.OutOfMemoryError):  # nothing is there to give up: the batch is too large
+        graphs(two, "second")
+
+
+def test_whether_tf32_is_allowed_is_no_matter_of_what_ran_before():
+    with accel.no_tf32():  # which restores it
+        for name in ("bf16", "fp32", "bf16"):
+            accel.pick_precision(name, torch.device("cuda"))
+            assert torch.backends.cudnn.allow_tf32 == (name == "bf16")
 
 
 @needs_gpu

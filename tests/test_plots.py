@@ -119,7 +119,7 @@ def test_runs_of_one_name_are_told_apart():
 def test_band_by_hand():
     mean, low, high = band([[1.0, 4.0], [3.0, 4.0]])
     assert mean.tolist() == [2, 4]
-    half = 12.706 * np.sqrt(2) / np.sqrt(2)  # sd of (1, 3) is sqrt 2; t of one degree of freedom
+    half = 12.7062 * np.sqrt(2) / np.sqrt(2)  # sd of (1, 3) is sqrt 2; t of one degree of freedom
     assert low == pytest.approx([2 - half, 4]) and high == pytest.approx([2 + half, 4])
     many = np.arange(41.0)[:, None]  # 40 degrees of freedom: t = 2.021
     assert (band(many)[2] - 20)[0] == pytest.approx(2.021 * many.std(ddof=1) / np.sqrt(41), rel=1e-3)
@@ -248,4 +248,4 @@ def test_a_setting_of_zero_is_a_setting():
 
 
 def test_student_t_is_the_quantile_of_its_table_and_beyond():
-    assert student_t(1) == 12.706 and student_t(18) == 2.101 and student_t(40) == pytest.approx(2.021, abs=2e-3)
+    assert student_t(1) == 12.7062 and student_t(18) == 2.1009 and student_t(40) == pytest.approx(2.021, abs=2e-3)

@@ -46,8 +46,9 @@ def seconds_of(f: Callable[[], Any]) -> float:
     """Wall time of a call, including the work it left to a GPU."""
     begin = time.perf_counter()
     f()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    for i in range(torch.cuda.device_count()):
+        if torch.cuda.memory_reserved(i):
+            torch.cuda.synchronize(i)
     return time.perf_counter() - begin
 
 

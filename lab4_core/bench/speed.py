@@ -124,7 +124,7 @@ def print_peak(side: int, device: str, frames: int, quick: bool) -> None:
 def _most_memory(device: str) -> float:
     """The peak memory of this process so far, in MB; on a GPU, the peak there."""
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 1e6
+        return torch.cuda.max_memory_reserved(device) / 1e6
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: its ru_maxrss would start at the peak of the parent process
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
@@ -142,6 +142,7 @@ def rollouts(on: torch.device, frames: int, clips: int, used: dict[str, torch.dt
         plain()  # a warm-up
         theirs, rows = seconds_of(plain), []
     for precision, dtype in used.items():
+        accel.pick_precision(precision, on)  # and whether TF32 is allowed
         rollout(model, past, cond[:, :4], dtype=dtype)
         ours = seconds_of(lambda dtype=dtype: rollout(model, past, cond, dtype=dtype))
         rows.append({"what": f"rollout of {clips} clips of {frames} frames, {precision}", "seconds": ours,
@@ -175,8 +176,9 @@ def peak(what: str, dtype: torch.dtype, on: torch.device, repeats: int, quick: b
     else:
         a, b = (torch.randn(8 * n, 8 * n, device=on, dtype=dtype) for _ in range(2))
         flops, f = 2 * (8 * n) ** 3, lambda: a @ b
+    calls = 50 if on.type == "cuda" else 1  # in a row: one is over in the time that it takes to launch and to wait
     with torch.no_grad():
-        times = [seconds_of(f) for _ in range(3 * repeats)]
+        times = [seconds_of(lambda: [f() for _ in range(calls)]) / calls for _ in range(3 * repeats)]
     return {"what": f"peak, {what}, {str(dtype).removeprefix('torch.')}", "seconds": min(times),
             "gflops": flops / min(times) / 1e9, "repeats": len(times)}  # fmt: skip
 
