@@ -79,6 +79,20 @@ def test_recorded_steps_are_the_steps(device, optimizer, strategies):
     assert len(recorded.graphs.recordings) == 3, "free, forced, and the smaller batch"
 
 
+@pytest.mark.parametrize("model", [LAB, {"kind": "compact", "width": 8, "depth": 1}], ids=["lab", "compact"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_recorded_steps_in_bf16_cast_the_weights_of_their_time(device, model):
+    """Weights that autocast has cast stay so until it is left: a recording must cast them anew in every step."""
+    eager, recorded = (learner(device, graphs, "muon", model, precision="bf16") for graphs in (False, True))
+    for it in (eager, recorded):
+        run(it, device, range(3))
+        with torch.no_grad():
+            for p in it.parameters:
+                p.mul_(0.5)  # in place, so that the recordings go on
+    for x, y in zip(run(eager, device, range(3, 6)), run(recorded, device, range(3, 6))):
+        assert x == pytest.approx(y, rel=1e-5 if device == "cpu" else 2e-2)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_annealing_moves_under_the_recording(device):
     it = learner(device, True)
