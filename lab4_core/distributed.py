@@ -41,10 +41,10 @@ def leads() -> bool:
 @contextmanager
 def processes(batch_size: int, device: str = "auto") -> Iterator[None]:
     """For the duration of the body, join the processes that torchrun started, if any. device: the configuration's;
-    GPUs are used only if it names them or is auto.
+    GPUs are used only if it is auto or cuda.
 
-    Raises `Lab4Error` for a batch that cannot be shared evenly, for fewer GPUs than processes, and when another process
-    is lost; the last checkpoint is whole then.
+    Raises `Lab4Error` for a batch that cannot be shared evenly, for a device that is one certain GPU, for fewer GPUs
+    than processes, and when another process is lost; the last checkpoint is whole then.
     """
     count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if count == 1 or not dist.is_torchelastic_launched() or size() > 1:

@@ -14,9 +14,11 @@ class Lab4Error(ValueError):
     """
 
 
-def unknown(what: str, name: object, known: Iterable[str]) -> Lab4Error:
-    """The error for a name that does not exist; it suggests the nearest one that does."""
+def unknown(what: str, name: object, known: Iterable[str], elsewhere: str = "") -> Lab4Error:
+    """The error for a name that does not exist; it suggests the nearest one that does. elsewhere: where others come
+    from, said if none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return Lab4Error(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")
+    others = f"; {elsewhere}" if elsewhere and not near else ""
+    return Lab4Error(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}{others}")

@@ -114,9 +114,7 @@ def readable(hint: Any) -> bool:
 
 def part_class(family: str, kind: str) -> type:
     if kind not in kinds(family):
-        error = unknown(family, kind, _parts[family])
-        where = "" if "did you mean" in str(error) else f"; {OWN} names the files that register others"
-        raise Lab4Error(f"{error}{where}")
+        raise unknown(family, kind, _parts[family], elsewhere=f"{OWN} names the files that register others")
     return _parts[family][kind]
 
 

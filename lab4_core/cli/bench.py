@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from lab4_core.cli import options
 from lab4_core.cli.options import File, Folder, Sets
-from lab4_core.errors import Lab4Error
 
 
 @dataclass(kw_only=True)
@@ -37,9 +36,7 @@ class Bench:
             print(*in_words(found), sep="\n")
             return
         unused = {"--lab_times": self.lab_times, "--data": self.data, "--out": self.out, "--set": self.sets}
-        if any(unused.values()):
-            given = ", ".join(name for name, value in unused.items() if value)
-            raise Lab4Error(f"bench {given}: expected --quality MINUTES beside it")
+        options.refuse("bench", unused, "--quality MINUTES beside it")
         from lab4_core.bench.speed import run_bench
 
         run_bench(json_path=self.json, quick=self.quick)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from lab4_core.cli import options
 from lab4_core.cli.options import Folder, Text, Whole
 from lab4_core.errors import Lab4Error
 
@@ -37,9 +38,9 @@ class Data:
         from lab4_core.registry import build
 
         if self.from_tfrecord:
-            unused = {f"--{k}": v for k, v in vars(self).items() if k not in ("out", "from_tfrecord")}
-            if given := [name for name, value in unused.items() if value not in (None, 0, "dancer")]:
-                raise Lab4Error(f"data {', '.join(given)}: expected nothing but --out beside --from_tfrecord")
+            others = [f for f in fields(self) if f.name not in ("out", "from_tfrecord")]
+            changed = {f"--{f.name}": getattr(self, f.name) != f.default for f in others}
+            options.refuse("data", changed, "nothing but --out beside --from_tfrecord")
             print(convert_tfrecords(self.from_tfrecord, self.out))
             return
         values = {k: getattr(self, k) for k in ("clips", "frames", "test_clips") if getattr(self, k) is not None}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,6 +84,12 @@ ConfigFlags.__doc__ = """Fields of a run. The defaults shown are the lab's; pres
 A KIND is the name of a part; an unknown one lists them all. --set annealing.cycles=4 sets a value of a part."""
 TrainFlags = flags_of(LabFlags)
 TestFlags = flags_of(TesterFlags)
+
+
+def refuse(command: str, options: Mapping[str, Any], expected: str) -> None:
+    """Raise `Lab4Error` naming those of the options (by their flags) that are given: here they would have no effect."""
+    if given := ", ".join(flag for flag, value in options.items() if value):
+        raise Lab4Error(f"{command} {given}: expected {expected}")
 
 
 def parse_sets(sets: Sequence[str]) -> dict[str, str]:
