@@ -90,18 +90,6 @@ class Windows:
         return order[index * self.batch_size : (index + 1) * self.batch_size]
 
 
-def n_windows(clips: Clips, n_frames: int, share: float = 1.0) -> int:
-    """The number of windows of `n_frames` frames without overlap in the first `share` of the clips."""
-    return Windows(spans=clips.spans, n_frames=n_frames, batch_size=1, share=share).n_windows
-
-
-def batches_per_pass(clips: Clips, n_frames: int, batch_size: int, share: float = 1.0, drop_last: bool = False) -> int:
-    """Batches in a pass over the clips (see `Windows`)."""
-    return Windows(
-        spans=clips.spans, n_frames=n_frames, batch_size=batch_size, share=share, drop_last=drop_last
-    ).batches_per_pass
-
-
 def gather(
     clips: Clips, starts: np.ndarray | torch.Tensor, n_frames: int, cond_offsets: Sequence[int] = (0,)
 ) -> tuple[torch.Tensor, torch.Tensor]:
