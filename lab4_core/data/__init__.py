@@ -28,7 +28,6 @@ __all__ = [
     "TestClip",
     "VideoData",
     "convert_tfrecords",
-    "left_out",
     "load_data",
     "to_float",
     "write_bair",
@@ -44,12 +43,7 @@ def load_data(cfg) -> VideoData:
     """
     if isinstance(cfg, Dataset):
         return _load(cfg)
-    return left_out(_load(cfg.data), cfg)
-
-
-def left_out(data: VideoData, cfg) -> VideoData:
-    """A loaded dataset in which the training clip that `cfg.hold_out` names, if any, takes the place of val."""
-    return data if cfg.hold_out is None else data.hold_out(cfg.hold_out)
+    return _load(cfg.data).hold_out(cfg.hold_out)
 
 
 @functools.lru_cache(maxsize=4)
