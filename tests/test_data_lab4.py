@@ -81,8 +81,8 @@ def test_order_is_the_number_and_prefixes_are_allowed(root):
         )
 
 
-def test_larger_pictures_are_resized_as_pil_does(written, tmp_path):
-    root = write_lab4(written[1], tmp_path / "large", size=(80, 160))
+def test_larger_pictures_are_resized_as_pil_does(tmp_path):
+    root = write_lab4(Dancer(clips=1, frames=4, height=80, width=160).load(), tmp_path / "large")
     loaded = Lab4Folder(root=str(root)).load()
     expected = Image.open(frame(root, 3)).resize((64, 32), Image.Resampling.BILINEAR)
     assert Image.open(frame(root, 3)).size == (160, 80)

@@ -1,4 +1,4 @@
-"""Any kind of PNG as uint8 RGB, and the error for a file that is not one."""
+"""Any kind of PNG as uint8 RGB, the error for a file that is not one, and pictures written as PNGs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -60,6 +61,11 @@ def read_png(path: str, height: int, width: int, size: tuple[int, int] | None = 
                 "its folder"
             )
         return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (3, H, W)."""
+    Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(path, compress_level=3)
 
 
 def to_rgb(im: Image.Image) -> Image.Image:
