@@ -64,12 +64,11 @@ class Lab4Folder(Dataset):
 
     def decode(self, files: Files) -> cache.Arrays:
         """All pictures, in parallel: PIL decodes without holding the GIL."""
-        folders = files.folders()
-        total, done, arrays = sum(len(listing) for listing in folders.values()), 0, {}
+        total, done, arrays = sum(map(len, files.folders.values())), 0, {}
         progress = Progress(f"reading {files.root.name}")
         progress.line(f"{total} PNGs (once; then cached)")
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            for key, listing in folders.items():
+            for key, listing in files.folders.items():
                 check_memory(f"data lab4: {key}", len(listing), self.height, self.width)
                 size = read_size(listing[0].path)
                 read = functools.partial(read_png, height=self.height, width=self.width, size=size)
@@ -91,7 +90,7 @@ class Lab4Folder(Dataset):
             return read_starts(files.sidecars[split], len(frames))
         if split == "val":  # the lab's validation is one clip, whatever it shows
             return (0,)
-        numbers = np.array([f.number for f in files.splits["train"][0]])
+        numbers = np.array([f.number for f in files.folders["train/frames"]])
         return find_starts(frames, numbers, usual=len(arrays["val/frames"]))
 
 
@@ -107,37 +106,33 @@ class Files:
     """The files under a root: found, paired and counted, but not decoded."""
 
     root: Path
-    splits: dict[str, tuple[list[PNG], list[PNG]]]  # train, val: frames and labels with the same numbers
-    test: dict[str, tuple[list[PNG], list[PNG]]]  # clip name: its first frame, its labels
+    folders: dict[str, list[PNG]]  # the files behind each array of the store
     sidecars: dict[str, Path]  # split: its clips.csv
 
     @staticmethod
     def find(root: Path) -> Files:
         """Raises `Lab4Error` for a missing or empty folder, and for a frame without a label or the reverse."""
-        splits = {s: paired(root, root / s / f"{s}_img", root / s / f"{s}_label") for s in ("train", "val")}
-        test = {}
+        folders = {}
+        for split in ("train", "val"):
+            images, labels = root / split / f"{split}_img", root / split / f"{split}_label"
+            frames, poses = list_pngs(images, root), list_pngs(labels, root)
+            same([f.number for f in frames], [p.number for p in poses], images, labels, "frame")
+            folders |= {f"{split}/frames": frames, f"{split}/cond": poses}
         if (root / "test").exists():
-            images, labels = (subfolders(root / "test" / name) for name in ("test_img", "test_label"))
-            same(images.keys(), labels.keys(), root / "test" / "test_img", root / "test" / "test_label", "folder")
-            for name in images:
-                test[name] = (list_pngs(images[name], root)[:1], list_pngs(labels[name], root))
-        sidecars = {s: p for s in splits if (p := root / s / "clips.csv").exists()}
+            images, labels = root / "test" / "test_img", root / "test" / "test_label"
+            names = subfolders(images)
+            same(names, subfolders(labels), images, labels, "folder")
+            for name in names:
+                first, poses = list_pngs(images / name, root)[:1], list_pngs(labels / name, root)
+                folders |= {f"test/{name}/first": first, f"test/{name}/cond": poses}
+        sidecars = {s: p for s in ("train", "val") if (p := root / s / "clips.csv").exists()}
         for path in sidecars.values():
             inside_root(path, root)
-        return Files(root, splits, test, sidecars)
-
-    def folders(self) -> dict[str, list[PNG]]:
-        """The files behind each array of the store."""
-        named = {}
-        for split, (frames, labels) in self.splits.items():
-            named |= {f"{split}/frames": frames, f"{split}/cond": labels}
-        for name, (first, labels) in self.test.items():
-            named |= {f"test/{name}/first": first, f"test/{name}/cond": labels}
-        return named
+        return Files(root, folders, sidecars)
 
     def manifest(self) -> str:
         """Names, sizes and times of all files, as text: it changes when a file does."""
-        listings = [tuple(png) for listing in self.folders().values() for png in listing]
+        listings = [tuple(png) for listing in self.folders.values() for png in listing]
         return json.dumps([listings, {s: read_sidecar(p) for s, p in self.sidecars.items()}])
 
 
@@ -197,15 +192,8 @@ def some(names: Iterable, most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def paired(root: Path, images: Path, labels: Path) -> tuple[list[PNG], list[PNG]]:
-    frames, poses = list_pngs(images, root), list_pngs(labels, root)
-    same([f.number for f in frames], [p.number for p in poses], images, labels, "frame")
-    return frames, poses
-
-
-def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) -> None:
+def same(a: list, b: list, folder_a: Path, folder_b: Path, what: str) -> None:
     """Raise `Lab4Error` unless both sides hold the same numbers or names, naming a few without a partner."""
-    a, b = list(a), list(b)
     for here, there, has, lacks in ((a, set(b), folder_a, folder_b), (b, set(a), folder_b, folder_a)):
         alone = [x for x in here if x not in there]
         if alone:
@@ -215,12 +203,12 @@ def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) ->
             )
 
 
-def subfolders(path: Path) -> dict[str, Path]:
-    """Numbered folders by name, in numerical order."""
+def subfolders(path: Path) -> list[str]:
+    """The names of numbered folders, in numerical order."""
     if not path.is_dir():
         raise Lab4Error(f"{path} is not a folder: expected test/test_img/<i> and test/test_label/<i>, or no test")
-    named = [(number_of(p), p.name, p) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    return {name: p for _, name, p in sorted(named)}
+    numbered = [(number_of(p), p.name) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return [name for _, name in sorted(numbered)]
 
 
 def number_of(path: Path) -> int:
@@ -284,11 +272,9 @@ def read_sidecar(path: Path) -> str:
 def read_starts(path: Path, n_frames: int) -> tuple[int, ...]:
     """The column `start` of a clips.csv: 0 first, ascending, below the number of frames."""
     expected = f"{path}: expected a column 'start' that begins with 0 and ascends, below {n_frames} frames"
+    lines = read_sidecar(path).splitlines()
     try:
-        rows = list(csv.DictReader(read_sidecar(path).splitlines()))
-        starts = tuple(int(row["start"]) for row in rows)
-    except Lab4Error:
-        raise
+        starts = tuple(int(row["start"]) for row in csv.DictReader(lines))
     except (KeyError, TypeError, ValueError, csv.Error) as e:
         raise Lab4Error(f"{expected}, in whole numbers") from e
     if not starts or starts[0] != 0 or starts[-1] >= n_frames or any(b <= a for a, b in itertools.pairwise(starts)):
