@@ -58,7 +58,7 @@ class Lab4Folder(Dataset):
         check(length is None or length >= 2, "data lab4: clip_length", length, "2 or more")
 
     def load(self) -> VideoData:
-        files = Files.find(find_root(self.root))
+        files = Files.find(find_root("lab4", self.root, LAYOUT, is_root, "train/train_img"))
         settings = json.dumps([1, self.height, self.width, self.clip_length])
         return cache.load("lab4", f"{files.root} {settings}", settings + files.manifest(), lambda: self.decode(files))
 
@@ -139,19 +139,13 @@ class Files:
 # ------------------------------------------------------------------ finding
 
 
-def find_root(root: str) -> Path:
-    """The folder `root`. Raises `Lab4Error` saying what is wrong with it and which folder nearby would fit."""
+def find_root(kind: str, root: str, layout: str, fits: Callable[[Path], bool], needs: str) -> Path:
+    """The folder `root`. Raises `Lab4Error` unless it fits, saying what is wrong and which folder nearby would fit."""
     if not root:
-        raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
-    path = existing_folder(root, LAYOUT)
-    check_root(path, is_root, f"has no folder train/train_img: {LAYOUT}")
-    return path
-
-
-def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
-    """Raise `Lab4Error` unless a folder fits, naming one nearby that does, or what the folder holds."""
+        raise Lab4Error(f"data {kind}: root = '': {layout}; pass --data ROOT or set {kind.upper()}_DATA")
+    path = existing_folder(root, layout)
     if fits(path):
-        return
+        return path
     if is_root(path):
         hint = "it is one in the LAB4 layout, for the pose models (--model compact)"
     elif any(path.glob("t*/traj_*/")):
@@ -160,7 +154,7 @@ def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
         near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
         better = next((p for p in near if fits(p)), None)
         hint = f"did you mean {str(better)!r}?" if better else f"it holds {inside(path)}"
-    raise Lab4Error(f"data root {str(path)!r} {what}; {hint}")
+    raise Lab4Error(f"data root {str(path)!r} has no folder {needs}: {layout}; {hint}")
 
 
 def existing_folder(root: str, layout: str) -> Path:
