@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +18,8 @@ import numpy as np
 
 from lab4_core import paths
 from lab4_core.data import cache
-from lab4_core.data.lab4_folder import PNG, find_root, inside_root, list_pngs, number_of
-from lab4_core.data.png import read_png, read_size
+from lab4_core.data.lab4_folder import PNG, find_root, inside_root, list_pngs
+from lab4_core.data.png import pool, read_png, read_size
 from lab4_core.data.store import Dataset, VideoData
 from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
@@ -89,17 +87,17 @@ class BairFolder(Dataset):
             )
 
     def decode(self, name: str, splits: dict[str, list[Sequence]]) -> cache.Arrays:
-        """All pictures and tables, read in parallel: PIL decodes without holding the GIL."""
+        """All pictures and tables, read in parallel."""
         total, done, arrays = sum(map(len, splits.values())), 0, {}
         progress = Progress(f"reading {name}")
         progress.line(f"{total} sequences (once; then cached)")
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with pool() as threads:
             for split, listing in splits.items():
                 lengths = [len(s.pngs) for s in listing]
                 starts = np.cumsum([0, *lengths])
                 frames = np.empty((starts[-1], 3, self.height, self.width), np.uint8)
                 cond = np.empty((starts[-1], sum(TABLES.values())), np.float32)
-                decoded = pool.map(lambda s: s.read(self.height, self.width), listing)
+                decoded = threads.map(lambda s: s.read(self.height, self.width), listing)
                 for begin, end, (pictures, numbers) in zip(starts, starts[1:], decoded):
                     frames[begin:end], cond[begin:end] = pictures, numbers
                     progress.update((done := done + 1) / total)
@@ -166,7 +164,7 @@ def sequences(folder: Path, root: Path, limit: int | None) -> list[Sequence]:
 def _sequence(folder: Path, root: Path) -> Sequence:
     pngs = list_pngs(folder, root)
     for i, png in enumerate(pngs):
-        if number_of(Path(png.path)) != i:
+        if png.number != i:
             raise Lab4Error(f"{folder} has no frame {i}.png: expected the frames 0 to {pngs[-1].number} without a gap")
     if len(pngs) <= GIVEN:
         raise Lab4Error(f"{folder} has {len(pngs)} frames: expected more than {GIVEN}")

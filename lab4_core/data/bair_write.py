@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from lab4_core.data.bair_folder import TABLES
 from lab4_core.data.lab4_write import check_new, new_folder
-from lab4_core.data.png import write_png
+from lab4_core.data.png import pool, write_png
 from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
 
@@ -50,8 +49,8 @@ def write_bair(data: VideoData, root: str | os.PathLike) -> Path:
     if any(clip.truth is None for clip in data.test):
         raise Lab4Error(f"dataset {data.name!r} knows only the beginning of its test clips: expected all frames")
     test = [(clip.truth, clip.cond) for clip in data.test]
-    with new_folder(root) as building, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with new_folder(root) as building, pool() as threads:
         for split, clips in {"train": data.train.apart(), "validate": data.val.apart(), "test": test}.items():
             folders = [building / split / place(i) for i in range(len(clips))]
-            list(pool.map(lambda folder, clip: write_sequence(folder, *(x.numpy() for x in clip)), folders, clips))
+            list(threads.map(lambda folder, clip: write_sequence(folder, *(x.numpy() for x in clip)), folders, clips))
     return root

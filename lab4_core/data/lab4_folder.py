@@ -16,7 +16,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ import numpy as np
 from lab4_core import paths
 from lab4_core.data import cache
 from lab4_core.data.cuts import find_starts
-from lab4_core.data.png import read_png, read_size
+from lab4_core.data.png import pool, read_png, read_size
 from lab4_core.data.store import Dataset, VideoData, check_memory
 from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
@@ -63,17 +62,17 @@ class Lab4Folder(Dataset):
         return cache.load("lab4", f"{files.root} {settings}", settings + files.manifest(), lambda: self.decode(files))
 
     def decode(self, files: Files) -> cache.Arrays:
-        """All pictures, in parallel: PIL decodes without holding the GIL."""
+        """All pictures, in parallel."""
         total, done, arrays = sum(map(len, files.folders.values())), 0, {}
         progress = Progress(f"reading {files.root.name}")
         progress.line(f"{total} PNGs (once; then cached)")
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with pool() as threads:
             for key, listing in files.folders.items():
                 check_memory(f"data lab4: {key}", len(listing), self.height, self.width)
                 size = read_size(listing[0].path)
                 read = functools.partial(read_png, height=self.height, width=self.width, size=size)
                 arrays[key] = np.empty((len(listing), 3, self.height, self.width), np.uint8)
-                for i, picture in enumerate(pool.map(read, [png.path for png in listing])):
+                for i, picture in enumerate(threads.map(read, [png.path for png in listing])):
                     arrays[key][i] = picture.transpose(2, 0, 1)
                     progress.update((done := done + 1) / total)
         progress.close()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab4_core.data.png import write_png
+from lab4_core.data.png import pool, write_png
 from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import in_the_making, remove_stale
@@ -54,7 +53,7 @@ def write_lab4(data: VideoData, root: str | os.PathLike) -> Path:
     root = check_new(root)
     if data.train.cond.ndim != 4 or data.val.cond.ndim != 4:
         raise Lab4Error(f"dataset {data.name!r} has conditions that are no pictures: the LAB4 layout cannot hold them")
-    with new_folder(root) as building, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with new_folder(root) as building, pool() as threads:
         folders = {}
         for split in ("train", "val"):
             clips, folder = getattr(data, split), building / split
@@ -68,5 +67,5 @@ def write_lab4(data: VideoData, root: str | os.PathLike) -> Path:
                 folders[building / "test" / f"test_{part}" / clip.name] = pictures
         for folder, pictures in folders.items():
             folder.mkdir(parents=True)
-            list(pool.map(write_png, [folder / f"{i}.png" for i in range(len(pictures))], pictures.numpy()))
+            list(threads.map(write_png, [folder / f"{i}.png" for i in range(len(pictures))], pictures.numpy()))
     return root

@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +62,11 @@ def read_png(path: str, height: int, width: int, size: tuple[int, int] | None = 
                 "its folder"
             )
         return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def pool() -> ThreadPoolExecutor:
+    """Threads for many pictures: Pillow decodes and encodes without holding the GIL."""
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1))
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
