@@ -17,6 +17,7 @@ from lab4_core.data.lab4_folder import Lab4Folder
 from lab4_core.data.lab4_write import write_lab4
 from lab4_core.data.robot import Robot
 from lab4_core.data.store import Clips, Dataset, TestClip, VideoData, to_float
+from lab4_core.errors import Lab4Error
 
 __all__ = [
     "BairFolder",
@@ -48,4 +49,7 @@ def load_data(cfg) -> VideoData:
 
 @functools.lru_cache(maxsize=4)
 def _load(dataset: Dataset) -> VideoData:
-    return dataset.load()
+    try:
+        return dataset.load()
+    except OSError as e:
+        raise Lab4Error(f"data {dataset.kind}: {e}: expected folders and files that can be read") from e

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from glob import iglob
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ def is_bair_root(path: Path) -> bool:
 
 
 def find_split(root: Path, split: str) -> Path | None:
-    return next((root / n for n in NAMES[split] if any((root / n).glob("traj_*/"))), None)
+    return next((root / n for n in NAMES[split] if any(iglob("traj_*/", root_dir=root / n))), None)
 
 
 def sequences(folder: Path, root: Path, limit: int | None) -> list[Sequence]:

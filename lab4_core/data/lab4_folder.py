@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from glob import iglob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,7 +148,7 @@ def find_root(kind: str, root: str, layout: str, fits: Callable[[Path], bool], n
         return path
     if is_root(path):
         hint = "it is one in the LAB4 layout, for the pose models (--model compact)"
-    elif any(path.glob("t*/traj_*/")):
+    elif any(iglob("t*/traj_*/", root_dir=path)):
         hint = "it is one in the BAIR layout, for robot pushing (--model svg)"
     else:
         near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
@@ -171,7 +172,7 @@ def existing_folder(root: str, layout: str) -> Path:
 
 
 def is_root(path: Path) -> bool:
-    return (path / "train" / "train_img").is_dir()
+    return os.path.isdir(path / "train" / "train_img")  # unlike Path.is_dir, False where nothing may be read
 
 
 def inside(path: Path) -> str:
