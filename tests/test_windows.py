@@ -23,7 +23,7 @@ def a_pass(windows, index=0):
 def test_fixed_is_the_lab():
     w = Windows(spans=clips(100).spans, n_frames=16, batch_size=4)
     assert a_pass(w).tolist() == [0, 16, 32, 48, 64, 80], "100 // 16 windows, the rest of the frames unused"
-    assert w.batches_per_pass == 2 and len(w.starts(0, 1)) == 2, "the smaller last batch is kept, as in the lab"
+    assert w.batches_per_pass == 2 and len(w.starts(0, 1)) == 2, "the smaller last batch is kept"
     assert a_pass(w, 5).tolist() == a_pass(w).tolist()
 
 
@@ -67,16 +67,6 @@ def test_share_is_the_first_part():
         assert Windows(spans=c.spans, n_frames=10, batch_size=1, share=share).n_windows == count
     w = Windows(spans=c.spans, n_frames=10, batch_size=8, mode="random", share=0.4)
     assert max(a_pass(w, p).max() for p in range(50)) <= 30
-
-
-def test_drop_last_gives_one_shape():
-    c = clips(100)
-    assert Windows(spans=c.spans, n_frames=10, batch_size=3).batches_per_pass == 4
-    w = Windows(spans=c.spans, n_frames=10, batch_size=3, drop_last=True)
-    assert w.batches_per_pass == 3
-    assert {len(w.starts(0, i)) for i in range(w.batches_per_pass)} == {3}
-    with pytest.raises(Lab4Error, match=r"batch_size = 11.*10"):
-        Windows(spans=c.spans, n_frames=10, batch_size=11, drop_last=True)
 
 
 def test_too_long_windows_name_both_lengths():
