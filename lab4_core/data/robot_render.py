@@ -91,9 +91,9 @@ def things(scene: Scene, motion: Motion, t: int, height: int, width: int) -> tup
     """Colour (H, W, 3), times coverage, and coverage (H, W, 1) of the objects and the arm, painted far to near."""
     canvas = Canvas(height, width)
 
-    def limb(a, b, ra, rb, colour, flat=False):
+    def limb(a, b, ra, rb, colour):
         p, q = project(a, height, width), project(b, height, width)
-        canvas.capsule(p, q, ra * p[2], rb * q[2], colour, flat)
+        canvas.capsule(p, q, ra * p[2], rb * q[2], colour)
 
     def lay(k):
         (px, py), r = motion.objects[t, k], scene.radii[k]
