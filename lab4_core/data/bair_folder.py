@@ -128,7 +128,7 @@ class Sequence:
         """A hash of the names, sizes and times of its files."""
         stats = {t: (self.folder / t).stat() for t in TABLES}
         tables = [(t, s.st_size, s.st_mtime_ns) for t, s in stats.items()]
-        return hashlib.sha256(json.dumps([self.name, [tuple(p) for p in self.pngs], tables]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.name, self.pngs, tables]).encode()).hexdigest()[:16]
 
     def read(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames uint8 (T, 3, H, W) and conditions float32 (T, 7)."""

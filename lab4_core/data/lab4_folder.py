@@ -132,8 +132,8 @@ class Files:
 
     def manifest(self) -> str:
         """Names, sizes and times of all files, as text: it changes when a file does."""
-        listings = [tuple(png) for listing in self.folders.values() for png in listing]
-        return json.dumps([listings, {s: read_sidecar(p) for s, p in self.sidecars.items()}])
+        pngs = [png for listing in self.folders.values() for png in listing]
+        return json.dumps([pngs, {s: read_sidecar(p) for s, p in self.sidecars.items()}])
 
 
 # ------------------------------------------------------------------ finding
