@@ -17,7 +17,7 @@ from lab4_core import accel, checkpoint, distributed, runlog
 from lab4_core.batches import check_ahead, make_batch
 from lab4_core.clock import Clock, Position
 from lab4_core.config import Config
-from lab4_core.data import VideoData, left_out, load_data
+from lab4_core.data import VideoData, load_data
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import score_model
 from lab4_core.finite import FiniteWatch
@@ -53,7 +53,7 @@ def train(
     """
     if resume not in ("auto", "never"):
         raise Lab4Error(f"resume = {resume!r}: expected 'auto' or 'never'")
-    data = left_out(data, cfg) if data else load_data(cfg)
+    data = data.hold_out(cfg.hold_out) if data else load_data(cfg)
     folder = runlog.folder_of(cfg, data.digest, out)
     with distributed.processes(cfg.batch_size, cfg.device), distributed.own_folder(folder) as mine:
         run = _load_or_train(runlog.create(mine, cfg), cfg, data, resume, loggers if distributed.leads() else ())

@@ -14,7 +14,7 @@ import torch
 
 from lab4_core import accel, checkpoint, registry, runlog
 from lab4_core.config import Config
-from lab4_core.data import Clips, TestClip, VideoData, left_out, load_data, to_float
+from lab4_core.data import Clips, TestClip, VideoData, load_data, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import AT_ONCE, predict_clips, score_model
 from lab4_core.media import Video
@@ -78,7 +78,7 @@ def evaluate(
         raise Lab4Error(f"split = {split!r}: expected 'val', 'train' or 'test'")
     data = data or load_data(run.config)
     if data.digest == (run.result.get("data") or {}).get("digest"):  # the run's own data: a held-out clip stays so
-        data = left_out(data, run.config)
+        data = data.hold_out(run.config.hold_out)
     clips = _known(data) if split == "test" else data.val if split == "val" else data.train
     cfg = run.config if frames is None else run.config.replace(eval_frames=frames)
     if single:

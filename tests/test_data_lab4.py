@@ -1,6 +1,7 @@
 """The lab's folders: what is read, what is refused, what the cache notices. Small data made here; a few checks on the
 real frames when LAB4_DATA names them."""
 
+import os
 import shutil
 
 import numpy as np
@@ -81,12 +82,29 @@ def test_order_is_the_number_and_prefixes_are_allowed(root):
         )
 
 
-def test_larger_pictures_are_resized_as_pil_does(written, tmp_path):
-    root = write_lab4(written[1], tmp_path / "large", size=(80, 160))
+def test_larger_pictures_are_resized_as_pil_does(tmp_path):
+    root = write_lab4(Dancer(clips=1, frames=4, height=80, width=160).load(), tmp_path / "large")
     loaded = Lab4Folder(root=str(root)).load()
     expected = Image.open(frame(root, 3)).resize((64, 32), Image.Resampling.BILINEAR)
     assert Image.open(frame(root, 3)).size == (160, 80)
     assert np.array_equal(loaded.train.frames[3].permute(1, 2, 0), np.asarray(expected))
+
+
+def test_a_folder_that_may_not_be_read_is_one_error(root, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(Lab4Error, match=r"Permission denied: .*train_img.*: expected folders"):
+        load_data(Lab4Folder(root=str(root)))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator may read everything")
+def test_the_search_for_a_better_root_passes_what_may_not_be_read(root):
+    (root.parent / "closed").mkdir(mode=0)
+    for part in (Lab4Folder, BairFolder):
+        with pytest.raises(Lab4Error, match=r"did you mean|in the LAB4 layout|it holds"):
+            part(root=str(root.parent)).load()
 
 
 def test_no_test_folder_is_fine_and_any_number_of_clips(root):

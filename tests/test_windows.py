@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lab4_core.data.store import Clips
-from lab4_core.data.windows import Windows, batches_per_pass, gather, n_windows
+from lab4_core.data.windows import Windows, gather
 from lab4_core.errors import Lab4Error
 
 
@@ -23,7 +23,7 @@ def a_pass(windows, index=0):
 def test_fixed_is_the_lab():
     w = Windows(spans=clips(100).spans, n_frames=16, batch_size=4)
     assert a_pass(w).tolist() == [0, 16, 32, 48, 64, 80], "100 // 16 windows, the rest of the frames unused"
-    assert w.batches_per_pass == 2 and len(w.starts(0, 1)) == 2, "the smaller last batch is kept, as in the lab"
+    assert w.batches_per_pass == 2 and len(w.starts(0, 1)) == 2, "the smaller last batch is kept"
     assert a_pass(w, 5).tolist() == a_pass(w).tolist()
 
 
@@ -63,25 +63,17 @@ def test_random_draws_need_no_memory():
 
 def test_share_is_the_first_part():
     c = clips(50, 50)
-    assert n_windows(c, 10) == 10 and n_windows(c, 10, share=0.4) == 4 and n_windows(c, 10, share=0.75) == 7
+    for share, count in {1.0: 10, 0.4: 4, 0.75: 7}.items():
+        assert Windows(spans=c.spans, n_frames=10, batch_size=1, share=share).n_windows == count
     w = Windows(spans=c.spans, n_frames=10, batch_size=8, mode="random", share=0.4)
     assert max(a_pass(w, p).max() for p in range(50)) <= 30
 
 
-def test_drop_last_gives_one_shape():
-    c = clips(100)
-    assert batches_per_pass(c, 10, 3) == 4 and batches_per_pass(c, 10, 3, drop_last=True) == 3
-    w = Windows(spans=c.spans, n_frames=10, batch_size=3, drop_last=True)
-    assert {len(w.starts(0, i)) for i in range(w.batches_per_pass)} == {3}
-    with pytest.raises(Lab4Error, match=r"batch_size = 11.*10"):
-        Windows(spans=c.spans, n_frames=10, batch_size=11, drop_last=True)
-
-
 def test_too_long_windows_name_both_lengths():
     with pytest.raises(Lab4Error, match=r"n_frames = 31.*at most 30"):
-        n_windows(clips(20, 30), 31)
+        Windows(spans=clips(20, 30).spans, n_frames=31, batch_size=1)
     with pytest.raises(Lab4Error, match=r"n_frames = 16.*at most 10.*first 0.2"):
-        n_windows(clips(50), 16, share=0.2)
+        Windows(spans=clips(50).spans, n_frames=16, batch_size=1, share=0.2)
 
 
 def test_gather_takes_frames_and_conditions_in_order():

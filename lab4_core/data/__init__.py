@@ -17,6 +17,7 @@ from lab4_core.data.lab4_folder import Lab4Folder
 from lab4_core.data.lab4_write import write_lab4
 from lab4_core.data.robot import Robot
 from lab4_core.data.store import Clips, Dataset, TestClip, VideoData, to_float
+from lab4_core.errors import Lab4Error
 
 __all__ = [
     "BairFolder",
@@ -28,7 +29,6 @@ __all__ = [
     "TestClip",
     "VideoData",
     "convert_tfrecords",
-    "left_out",
     "load_data",
     "to_float",
     "write_bair",
@@ -44,14 +44,12 @@ def load_data(cfg) -> VideoData:
     """
     if isinstance(cfg, Dataset):
         return _load(cfg)
-    return left_out(_load(cfg.data), cfg)
-
-
-def left_out(data: VideoData, cfg) -> VideoData:
-    """A loaded dataset in which the training clip that `cfg.hold_out` names, if any, takes the place of val."""
-    return data if cfg.hold_out is None else data.hold_out(cfg.hold_out)
+    return _load(cfg.data).hold_out(cfg.hold_out)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(dataset: Dataset) -> VideoData:
-    return dataset.load()
+    try:
+        return dataset.load()
+    except OSError as e:
+        raise Lab4Error(f"data {dataset.kind}: {e}: expected folders and files that can be read") from e

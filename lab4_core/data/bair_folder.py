@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
+import re
 from dataclasses import dataclass, replace
+from glob import iglob
 from pathlib import Path
 
 import numpy as np
 
 from lab4_core import paths
 from lab4_core.data import cache
-from lab4_core.data.lab4_folder import PNG, check_root, existing_folder, inside_root, list_pngs, number_of
-from lab4_core.data.png import read_png, read_size
+from lab4_core.data.lab4_folder import PNG, find_root, inside_root, list_pngs
+from lab4_core.data.png import pool, read_png, read_size
 from lab4_core.data.store import Dataset, VideoData
 from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
@@ -60,7 +60,7 @@ class BairFolder(Dataset):
             check(value is None or value >= 1, f"data bair: {name}", value, "1 or more, or nothing for all")
 
     def load(self) -> VideoData:
-        root = find_root(self.root)
+        root = find_root("bair", self.root, LAYOUT, is_bair_root, "train/traj_… or test/traj_…")
         folders = {split: find_split(root, split) for split in NAMES}
         only = folders["val"] or folders["train"]
         name = "bair" if folders["train"] and folders["val"] else f"bair ({only.name} alone: trained and scored on it)"
@@ -70,8 +70,8 @@ class BairFolder(Dataset):
         self.check_memory(splits)
         settings = json.dumps([1, self.height, self.width, limits])
         manifest = settings + "".join(s.stamp() for listing in splits.values() for s in listing)
-        arrays = cache.fetch("bair", f"{root} {settings}", manifest, lambda: self.decode(root.name, splits))
-        data = cache.from_arrays(arrays, name, arrays["digest"].tobytes().hex())
+        data = cache.load("bair", f"{root} {settings}", manifest, lambda: self.decode(root.name, splits))
+        data = replace(data, name=name)
         if folders["val"].name in ("train", "test"):
             data = replace(data, val=replace(data.val, called=f"{folders['val'].name}, there is no validate"))
         return data
@@ -88,17 +88,17 @@ class BairFolder(Dataset):
             )
 
     def decode(self, name: str, splits: dict[str, list[Sequence]]) -> cache.Arrays:
-        """All pictures and tables, read in parallel: PIL decodes without holding the GIL."""
+        """All pictures and tables, read in parallel."""
         total, done, arrays = sum(map(len, splits.values())), 0, {}
         progress = Progress(f"reading {name}")
         progress.line(f"{total} sequences (once; then cached)")
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with pool() as threads:
             for split, listing in splits.items():
                 lengths = [len(s.pngs) for s in listing]
                 starts = np.cumsum([0, *lengths])
                 frames = np.empty((starts[-1], 3, self.height, self.width), np.uint8)
                 cond = np.empty((starts[-1], sum(TABLES.values())), np.float32)
-                decoded = pool.map(lambda s: s.read(self.height, self.width), listing)
+                decoded = threads.map(lambda s: s.read(self.height, self.width), listing)
                 for begin, end, (pictures, numbers) in zip(starts, starts[1:], decoded):
                     frames[begin:end], cond[begin:end] = pictures, numbers
                     progress.update((done := done + 1) / total)
@@ -126,8 +126,9 @@ class Sequence:
 
     def stamp(self) -> str:
         """A hash of the names, sizes and times of its files."""
-        tables = [(t, *_size_and_time(self.folder / t)) for t in TABLES]
-        return hashlib.sha256(json.dumps([self.name, [tuple(p) for p in self.pngs], tables]).encode()).hexdigest()[:16]
+        stats = {t: (self.folder / t).stat() for t in TABLES}
+        tables = [(t, s.st_size, s.st_mtime_ns) for t, s in stats.items()]
+        return hashlib.sha256(json.dumps([self.name, self.pngs, tables]).encode()).hexdigest()[:16]
 
     def read(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames uint8 (T, 3, H, W) and conditions float32 (T, 7)."""
@@ -140,22 +141,13 @@ class Sequence:
 # ------------------------------------------------------------------ finding
 
 
-def find_root(root: str) -> Path:
-    """The folder `root`. Raises `Lab4Error` saying what is wrong with it and which folder nearby would fit."""
-    if not root:
-        raise Lab4Error(f"data bair: root = '': {LAYOUT}; pass --data ROOT or set BAIR_DATA")
-    path = existing_folder(root, LAYOUT)
-    check_root(path, is_bair_root, f"has no folder train/traj_… or test/traj_…: {LAYOUT}")
-    return path
-
-
 def is_bair_root(path: Path) -> bool:
     """Whether a folder has the BAIR layout."""
     return any(find_split(path, split) for split in NAMES)
 
 
 def find_split(root: Path, split: str) -> Path | None:
-    return next((root / n for n in NAMES[split] if any((root / n).glob("traj_*/"))), None)
+    return next((root / n for n in NAMES[split] if any(iglob("traj_*/", root_dir=root / n))), None)
 
 
 def sequences(folder: Path, root: Path, limit: int | None) -> list[Sequence]:
@@ -173,7 +165,7 @@ def sequences(folder: Path, root: Path, limit: int | None) -> list[Sequence]:
 def _sequence(folder: Path, root: Path) -> Sequence:
     pngs = list_pngs(folder, root)
     for i, png in enumerate(pngs):
-        if number_of(Path(png.path)) != i:
+        if png.number != i:
             raise Lab4Error(f"{folder} has no frame {i}.png: expected the frames 0 to {pngs[-1].number} without a gap")
     if len(pngs) <= GIVEN:
         raise Lab4Error(f"{folder} has {len(pngs)} frames: expected more than {GIVEN}")
@@ -186,13 +178,7 @@ def _sequence(folder: Path, root: Path) -> Sequence:
 
 def _key(name: str) -> tuple[list[int], str]:
     """Order by the numbers in a name: traj_256_to_511 after traj_0_to_255."""
-    words = "".join(c if c.isdecimal() else " " for c in name).split()
-    return [int(w) for w in words] or [-1], name
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return [int(digits) for digits in re.findall(r"\d+", name)] or [-1], name
 
 
 # ------------------------------------------------------------------ reading a table

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lab4_core.data.bair_folder import TABLES
 from lab4_core.data.lab4_write import check_new, new_folder
+from lab4_core.data.png import pool, write_png
 from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
 
@@ -28,7 +26,7 @@ def write_sequence(folder: Path, frames: np.ndarray, cond: np.ndarray) -> None:
     """A sequence as a new folder: frames uint8 (T, 3, H, W), cond float32 (T, 7), every number in full precision."""
     folder.mkdir(parents=True)
     for i, frame in enumerate(frames):
-        Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(folder / f"{i}.png", compress_level=3)
+        write_png(folder / f"{i}.png", frame)
     edges = np.cumsum([0, *TABLES.values()])
     for name, begin, end in zip(TABLES, edges, edges[1:]):
         rows = [",".join(str(v) for v in row) for row in cond[:, begin:end].astype(np.float32)]
@@ -50,17 +48,9 @@ def write_bair(data: VideoData, root: str | os.PathLike) -> Path:
         )
     if any(clip.truth is None for clip in data.test):
         raise Lab4Error(f"dataset {data.name!r} knows only the beginning of its test clips: expected all frames")
-
-    def clips(split: str) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        if split == "test":
-            return [(clip.truth.numpy(), clip.cond.numpy()) for clip in data.test]
-        whole = data.train if split == "train" else data.val
-        return [(whole.frames[a:b].numpy(), whole.cond[a:b].numpy()) for a, b in whole.spans]
-
-    with new_folder(root) as building, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for split in ("train", "validate", "test"):
-            for done in [
-                pool.submit(write_sequence, building / split / place(i), *c) for i, c in enumerate(clips(split))
-            ]:
-                done.result()
+    test = [(clip.truth, clip.cond) for clip in data.test]
+    with new_folder(root) as building, pool() as threads:
+        for split, clips in {"train": data.train.apart(), "validate": data.val.apart(), "test": test}.items():
+            folders = [building / split / place(i) for i in range(len(clips))]
+            list(threads.map(lambda folder, clip: write_sequence(folder, *(x.numpy() for x in clip)), folders, clips))
     return root

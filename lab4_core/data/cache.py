@@ -29,8 +29,8 @@ def fetch(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -
     manifest: what the arrays depend on and may change (names, sizes and times of files); another one rebuilds them.
     The array `digest` is added, a hash of the content, so that a cached dataset need not be hashed again.
     """
-    path = paths.CACHE / f"{name}-{_hash(identity)}.npz"
-    stamp = np.frombuffer(bytes.fromhex(hashlib.sha256(_bytes(manifest)).hexdigest()), np.uint8)
+    path = paths.CACHE / f"{name}-{hashlib.sha256(_bytes(identity)).hexdigest()[:16]}.npz"
+    stamp = np.frombuffer(hashlib.sha256(_bytes(manifest)).digest(), np.uint8)
     arrays = _read(path, stamp)
     if arrays is None:
         arrays = make()
@@ -56,10 +56,6 @@ def _read(path: Path, stamp: np.ndarray) -> Arrays | None:
         return None
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(_bytes(text)).hexdigest()[:16]
-
-
 def _bytes(text: str) -> bytes:
     """UTF-8, even of file names on disk that are not valid Unicode."""
     return text.encode("utf-8", "surrogateescape")
@@ -75,9 +71,11 @@ def digest(arrays: Arrays) -> str:
     return h.hexdigest()[:16]
 
 
-def from_arrays(arrays: Arrays, name: str, digest: str) -> VideoData:
-    """A dataset from named arrays: `train/frames`, `train/cond`, `train/starts`, the same for `val`, and for each test
-    clip, in order, `test/<name>/first`, `test/<name>/cond` and maybe `test/<name>/truth`. Others are ignored."""
+def load(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -> VideoData:
+    """The dataset of the arrays `train/frames`, `train/cond`, `train/starts`, the same for `val`, and for each test
+    clip, in order, `test/<name>/first`, `test/<name>/cond` and maybe `test/<name>/truth`. See `fetch`, which may know
+    further arrays."""
+    arrays = fetch(name, identity, manifest, make)
     tensor = {key: torch.from_numpy(a) for key, a in arrays.items() if key.split("/")[0] in SPLITS}
     splits = [
         Clips(tensor[f"{s}/frames"], tensor[f"{s}/cond"], tuple(arrays[f"{s}/starts"].tolist()))
@@ -85,10 +83,4 @@ def from_arrays(arrays: Arrays, name: str, digest: str) -> VideoData:
     ]
     names = [key.split("/")[1] for key in arrays if key.startswith("test/") and key.endswith("/first")]
     test = tuple(TestClip(n, *(tensor.get(f"test/{n}/{part}") for part in ("first", "cond", "truth"))) for n in names)
-    return VideoData(name, *splits, test, digest)
-
-
-def load(name: str, identity: str, manifest: str, make: Callable[[], Arrays]) -> VideoData:
-    """`fetch`, as a dataset."""
-    arrays = fetch(name, identity, manifest, make)
-    return from_arrays(arrays, name, arrays["digest"].tobytes().hex())
+    return VideoData(name, *splits, test, arrays["digest"].tobytes().hex())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 NEIGHBOURS = 10  # frames on either side, which show how much mere motion changes the picture
@@ -9,13 +11,10 @@ RATIO = 15  # a cut changes it more than this many times as much as any of them
 FLOOR = 30.0  # and by more than this mean squared difference (of 255 levels): noise is no cut
 
 
-def frame_changes(frames: np.ndarray, chunk: int = 256) -> np.ndarray:
+def frame_changes(frames: np.ndarray) -> np.ndarray:
     """Mean squared difference (N-1,) of neighbouring frames (N, C, H, W) uint8, in squared levels."""
-    out = [np.zeros(0)]
-    for i in range(0, len(frames) - 1, chunk):
-        block = frames[i : i + chunk + 1].astype(np.float32)
-        out.append(np.square(block[1:] - block[:-1]).mean((1, 2, 3)))
-    return np.concatenate(out)
+    pairs = itertools.pairwise(frames)
+    return np.array([np.square(after - before.astype(np.float32)).mean() for before, after in pairs], np.float64)
 
 
 def find_cuts(frames: np.ndarray) -> list[int]:

@@ -76,9 +76,8 @@ def raise_arms(c, rng):
 
 
 def wave(c, rng):
-    s, side = rng.choice(["l", "r"]), {}
-    side[f"{s}_out"], side[f"{s}_roll"] = 80, -90
-    c.to(16, **side, **{f"{s}_elbow": 70})
+    s = rng.choice(["l", "r"])
+    c.to(16, **{f"{s}_out": 80, f"{s}_roll": -90, f"{s}_elbow": 70})
     for _ in range(rng.integers(2, 4)):
         c.to(8, **{f"{s}_elbow": 110})
         c.to(8, **{f"{s}_elbow": 45})

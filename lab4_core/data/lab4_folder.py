@@ -16,8 +16,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from glob import iglob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ import numpy as np
 from lab4_core import paths
 from lab4_core.data import cache
 from lab4_core.data.cuts import find_starts
-from lab4_core.data.png import read_png, read_size
+from lab4_core.data.png import pool, read_png, read_size
 from lab4_core.data.store import Dataset, VideoData, check_memory
 from lab4_core.errors import Lab4Error
 from lab4_core.progress import Progress
@@ -58,23 +58,22 @@ class Lab4Folder(Dataset):
         check(length is None or length >= 2, "data lab4: clip_length", length, "2 or more")
 
     def load(self) -> VideoData:
-        files = Files.find(find_root(self.root))
+        files = Files.find(find_root("lab4", self.root, LAYOUT, is_root, "train/train_img"))
         settings = json.dumps([1, self.height, self.width, self.clip_length])
         return cache.load("lab4", f"{files.root} {settings}", settings + files.manifest(), lambda: self.decode(files))
 
     def decode(self, files: Files) -> cache.Arrays:
-        """All pictures, in parallel: PIL decodes without holding the GIL."""
-        folders = files.folders()
-        total, done, arrays = sum(len(listing) for listing in folders.values()), 0, {}
+        """All pictures, in parallel."""
+        total, done, arrays = sum(map(len, files.folders.values())), 0, {}
         progress = Progress(f"reading {files.root.name}")
         progress.line(f"{total} PNGs (once; then cached)")
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            for key, listing in folders.items():
+        with pool() as threads:
+            for key, listing in files.folders.items():
                 check_memory(f"data lab4: {key}", len(listing), self.height, self.width)
                 size = read_size(listing[0].path)
                 read = functools.partial(read_png, height=self.height, width=self.width, size=size)
                 arrays[key] = np.empty((len(listing), 3, self.height, self.width), np.uint8)
-                for i, picture in enumerate(pool.map(read, [png.path for png in listing])):
+                for i, picture in enumerate(threads.map(read, [png.path for png in listing])):
                     arrays[key][i] = picture.transpose(2, 0, 1)
                     progress.update((done := done + 1) / total)
         progress.close()
@@ -91,7 +90,7 @@ class Lab4Folder(Dataset):
             return read_starts(files.sidecars[split], len(frames))
         if split == "val":  # the lab's validation is one clip, whatever it shows
             return (0,)
-        numbers = np.array([f.number for f in files.splits["train"][0]])
+        numbers = np.array([f.number for f in files.folders["train/frames"]])
         return find_starts(frames, numbers, usual=len(arrays["val/frames"]))
 
 
@@ -107,65 +106,55 @@ class Files:
     """The files under a root: found, paired and counted, but not decoded."""
 
     root: Path
-    splits: dict[str, tuple[list[PNG], list[PNG]]]  # train, val: frames and labels with the same numbers
-    test: dict[str, tuple[list[PNG], list[PNG]]]  # clip name: its first frame, its labels
+    folders: dict[str, list[PNG]]  # the files behind each array of the store
     sidecars: dict[str, Path]  # split: its clips.csv
 
     @staticmethod
     def find(root: Path) -> Files:
         """Raises `Lab4Error` for a missing or empty folder, and for a frame without a label or the reverse."""
-        splits = {s: paired(root, root / s / f"{s}_img", root / s / f"{s}_label") for s in ("train", "val")}
-        test = {}
+        folders = {}
+        for split in ("train", "val"):
+            images, labels = root / split / f"{split}_img", root / split / f"{split}_label"
+            frames, poses = list_pngs(images, root), list_pngs(labels, root)
+            same([f.number for f in frames], [p.number for p in poses], images, labels, "frame")
+            folders |= {f"{split}/frames": frames, f"{split}/cond": poses}
         if (root / "test").exists():
-            images, labels = (subfolders(root / "test" / name) for name in ("test_img", "test_label"))
-            same(images.keys(), labels.keys(), root / "test" / "test_img", root / "test" / "test_label", "folder")
-            for name in images:
-                test[name] = (list_pngs(images[name], root)[:1], list_pngs(labels[name], root))
-        sidecars = {s: p for s in splits if (p := root / s / "clips.csv").exists()}
+            images, labels = root / "test" / "test_img", root / "test" / "test_label"
+            names = subfolders(images)
+            same(names, subfolders(labels), images, labels, "folder")
+            for name in names:
+                first, poses = list_pngs(images / name, root)[:1], list_pngs(labels / name, root)
+                folders |= {f"test/{name}/first": first, f"test/{name}/cond": poses}
+        sidecars = {s: p for s in ("train", "val") if (p := root / s / "clips.csv").exists()}
         for path in sidecars.values():
             inside_root(path, root)
-        return Files(root, splits, test, sidecars)
-
-    def folders(self) -> dict[str, list[PNG]]:
-        """The files behind each array of the store."""
-        named = {}
-        for split, (frames, labels) in self.splits.items():
-            named |= {f"{split}/frames": frames, f"{split}/cond": labels}
-        for name, (first, labels) in self.test.items():
-            named |= {f"test/{name}/first": first, f"test/{name}/cond": labels}
-        return named
+        return Files(root, folders, sidecars)
 
     def manifest(self) -> str:
         """Names, sizes and times of all files, as text: it changes when a file does."""
-        listings = [tuple(png) for listing in self.folders().values() for png in listing]
-        return json.dumps([listings, {s: read_sidecar(p) for s, p in self.sidecars.items()}])
+        pngs = [png for listing in self.folders.values() for png in listing]
+        return json.dumps([pngs, {s: read_sidecar(p) for s, p in self.sidecars.items()}])
 
 
 # ------------------------------------------------------------------ finding
 
 
-def find_root(root: str) -> Path:
-    """The folder `root`. Raises `Lab4Error` saying what is wrong with it and which folder nearby would fit."""
+def find_root(kind: str, root: str, layout: str, fits: Callable[[Path], bool], needs: str) -> Path:
+    """The folder `root`. Raises `Lab4Error` unless it fits, saying what is wrong and which folder nearby would fit."""
     if not root:
-        raise Lab4Error(f"data lab4: root = '': {LAYOUT}; pass --data ROOT or set LAB4_DATA")
-    path = existing_folder(root, LAYOUT)
-    check_root(path, is_root, f"has no folder train/train_img: {LAYOUT}")
-    return path
-
-
-def check_root(path: Path, fits: Callable[[Path], bool], what: str) -> None:
-    """Raise `Lab4Error` unless a folder fits, naming one nearby that does, or what the folder holds."""
+        raise Lab4Error(f"data {kind}: root = '': {layout}; pass --data ROOT or set {kind.upper()}_DATA")
+    path = existing_folder(root, layout)
     if fits(path):
-        return
+        return path
     if is_root(path):
         hint = "it is one in the LAB4 layout, for the pose models (--model compact)"
-    elif any(path.glob("t*/traj_*/")):
+    elif any(iglob("t*/traj_*/", root_dir=path)):
         hint = "it is one in the BAIR layout, for robot pushing (--model svg)"
     else:
         near = [*sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), *list(path.parents)[:3]]
         better = next((p for p in near if fits(p)), None)
         hint = f"did you mean {str(better)!r}?" if better else f"it holds {inside(path)}"
-    raise Lab4Error(f"data root {str(path)!r} {what}; {hint}")
+    raise Lab4Error(f"data root {str(path)!r} has no folder {needs}: {layout}; {hint}")
 
 
 def existing_folder(root: str, layout: str) -> Path:
@@ -183,7 +172,7 @@ def existing_folder(root: str, layout: str) -> Path:
 
 
 def is_root(path: Path) -> bool:
-    return (path / "train" / "train_img").is_dir()
+    return os.path.isdir(path / "train" / "train_img")  # unlike Path.is_dir, False where nothing may be read
 
 
 def inside(path: Path) -> str:
@@ -197,15 +186,8 @@ def some(names: Iterable, most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def paired(root: Path, images: Path, labels: Path) -> tuple[list[PNG], list[PNG]]:
-    frames, poses = list_pngs(images, root), list_pngs(labels, root)
-    same([f.number for f in frames], [p.number for p in poses], images, labels, "frame")
-    return frames, poses
-
-
-def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) -> None:
+def same(a: list, b: list, folder_a: Path, folder_b: Path, what: str) -> None:
     """Raise `Lab4Error` unless both sides hold the same numbers or names, naming a few without a partner."""
-    a, b = list(a), list(b)
     for here, there, has, lacks in ((a, set(b), folder_a, folder_b), (b, set(a), folder_b, folder_a)):
         alone = [x for x in here if x not in there]
         if alone:
@@ -215,12 +197,12 @@ def same(a: Iterable, b: Iterable, folder_a: Path, folder_b: Path, what: str) ->
             )
 
 
-def subfolders(path: Path) -> dict[str, Path]:
-    """Numbered folders by name, in numerical order."""
+def subfolders(path: Path) -> list[str]:
+    """The names of numbered folders, in numerical order."""
     if not path.is_dir():
         raise Lab4Error(f"{path} is not a folder: expected test/test_img/<i> and test/test_label/<i>, or no test")
-    named = [(number_of(p), p.name, p) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    return {name: p for _, name, p in sorted(named)}
+    numbered = [(number_of(p), p.name) for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return [name for _, name in sorted(numbered)]
 
 
 def number_of(path: Path) -> int:
@@ -284,11 +266,9 @@ def read_sidecar(path: Path) -> str:
 def read_starts(path: Path, n_frames: int) -> tuple[int, ...]:
     """The column `start` of a clips.csv: 0 first, ascending, below the number of frames."""
     expected = f"{path}: expected a column 'start' that begins with 0 and ascends, below {n_frames} frames"
+    lines = read_sidecar(path).splitlines()
     try:
-        rows = list(csv.DictReader(read_sidecar(path).splitlines()))
-        starts = tuple(int(row["start"]) for row in rows)
-    except Lab4Error:
-        raise
+        starts = tuple(int(row["start"]) for row in csv.DictReader(lines))
     except (KeyError, TypeError, ValueError, csv.Error) as e:
         raise Lab4Error(f"{expected}, in whole numbers") from e
     if not starts or starts[0] != 0 or starts[-1] >= n_frames or any(b <= a for a, b in itertools.pairwise(starts)):

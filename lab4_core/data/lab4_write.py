@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from lab4_core.data.png import pool, write_png
 from lab4_core.data.store import VideoData
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import in_the_making, remove_stale
@@ -46,41 +43,29 @@ def new_folder(root: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def write_lab4(data: VideoData, root: str | os.PathLike, size: tuple[int, int] | None = None) -> Path:
+def write_lab4(data: VideoData, root: str | os.PathLike) -> Path:
     """Write a dataset of pose images in the LAB4 layout into a new folder, and return it.
 
-    size: (height, width) of the PNGs; None keeps the store's. The index at which each clip starts goes to clips.csv.
-    Everything is built beside `root` and moved there once complete. Loading it gives the same bytes and digest (with
-    another `size`, only nearly the same pictures).
+    The index at which each clip starts goes to clips.csv. Everything is built beside `root` and moved there once
+    complete. Loading it gives the same bytes and digest.
     Raises `Lab4Error` for a folder that is not empty, numeric conditions, or a full disk.
     """
     root = check_new(root)
     if data.train.cond.ndim != 4 or data.val.cond.ndim != 4:
         raise Lab4Error(f"dataset {data.name!r} has conditions that are no pictures: the LAB4 layout cannot hold them")
-    with new_folder(root) as building:
-        pictures: dict[Path, object] = {}
+    with new_folder(root) as building, pool() as threads:
+        folders = {}
         for split in ("train", "val"):
-            clips = getattr(data, split)
-            for part, array in (("img", clips.frames), ("label", clips.cond)):
-                pictures |= {building / split / f"{split}_{part}" / f"{i}.png": a for i, a in enumerate(array.numpy())}
+            clips, folder = getattr(data, split), building / split
+            folders |= {folder / f"{split}_img": clips.frames, folder / f"{split}_label": clips.cond}
             if split == "train" or len(clips.starts) > 1:
-                (building / split).mkdir()
+                folder.mkdir()
                 lines = ["start", *map(str, clips.starts)]
-                (building / split / "clips.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+                (folder / "clips.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         for clip in data.test:
-            for part, array in (("img", clip.first[:1]), ("label", clip.cond)):
-                folder = building / "test" / f"test_{part}" / clip.name
-                pictures |= {folder / f"{i}.png": a for i, a in enumerate(array.numpy())}
-        for folder in {path.parent for path in pictures}:
-            folder.mkdir(parents=True, exist_ok=True)
-
-        def write(item):
-            path, array = item
-            im = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
-            if size:
-                im = im.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            im.save(path, compress_level=3)
-
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            list(pool.map(write, pictures.items()))
+            for part, pictures in (("img", clip.first[:1]), ("label", clip.cond)):
+                folders[building / "test" / f"test_{part}" / clip.name] = pictures
+        for folder, pictures in folders.items():
+            folder.mkdir(parents=True)
+            list(threads.map(write_png, [folder / f"{i}.png" for i in range(len(pictures))], pictures.numpy()))
     return root

@@ -1,10 +1,14 @@
-"""Any kind of PNG as uint8 RGB, and the error for a file that is not one."""
+"""Any kind of PNG as uint8 RGB, the error for a file that is not one, and pictures written as PNGs."""
 
 from __future__ import annotations
 
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,23 +18,21 @@ from lab4_core.errors import Lab4Error
 MAX_PIXELS = 64_000_000  # a PNG of a few kB can unpack to gigabytes
 
 
-def _opened(path: str) -> Image.Image:
-    """The picture, whose size is checked in the first 24 bytes before anything unpacks it. Only PNG is tried,
-    whatever the name says: some of Pillow's readers start programs."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block for ever
-        raise Lab4Error(f"{path} is no regular file: expected a PNG picture")
-    with open(path, "rb") as f:
-        head = f.read(24)
-    if len(head) == 24 and head.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = struct.unpack(">II", head[16:])
-        if width * height > MAX_PIXELS:
-            raise Lab4Error(f"{path} has {width} x {height} pixels: expected at most {MAX_PIXELS:,} in all")
-    return Image.open(path, formats=["PNG"])
-
-
-def _readable(path: str, read):
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The picture; whatever fails while it is open becomes a `Lab4Error`. Its size is checked in the first 24 bytes
+    before anything unpacks it. Only PNG is tried, whatever the name says: some of Pillow's readers start programs."""
     try:
-        return read()
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block for ever
+            raise Lab4Error(f"{path} is no regular file: expected a PNG picture")
+        with open(path, "rb") as f:
+            head = f.read(24)
+        if len(head) == 24 and head.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack(">II", head[16:])
+            if width * height > MAX_PIXELS:
+                raise Lab4Error(f"{path} has {width} x {height} pixels: expected at most {MAX_PIXELS:,} in all")
+        with Image.open(path, formats=["PNG"]) as im:
+            yield im
     except Lab4Error:
         raise
     except FileNotFoundError as e:
@@ -42,12 +44,8 @@ def _readable(path: str, read):
 
 def read_size(path: str) -> tuple[int, int]:
     """(width, height) from the header of a PNG."""
-
-    def read():
-        with _opened(path) as im:
-            return im.size
-
-    return _readable(path, read)
+    with _opened(path) as im:
+        return im.size
 
 
 def read_png(path: str, height: int, width: int, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -57,17 +55,23 @@ def read_png(path: str, height: int, width: int, size: tuple[int, int] | None = 
     images). Raises `Lab4Error` for a broken file, one of more than 64 million pixels, or one whose (width, height)
     is not `size`, that of the first picture in its folder.
     """
+    with _opened(path) as im:
+        if size and im.size != size:
+            raise Lab4Error(
+                f"{path} is {im.width} x {im.height}: expected {size[0]} x {size[1]}, the size of the first picture in "
+                "its folder"
+            )
+        return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BILINEAR))
 
-    def read():
-        with _opened(path) as im:
-            if size and im.size != size:
-                raise Lab4Error(
-                    f"{path} is {im.width} x {im.height}: expected {size[0]} x {size[1]}, the size of the first "
-                    "picture in its folder"
-                )
-            return np.asarray(to_rgb(im).resize((width, height), Image.Resampling.BILINEAR))
 
-    return _readable(path, read)
+def pool() -> ThreadPoolExecutor:
+    """Threads for many pictures: Pillow decodes and encodes without holding the GIL."""
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (3, H, W)."""
+    Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(path, compress_level=3)
 
 
 def to_rgb(im: Image.Image) -> Image.Image:

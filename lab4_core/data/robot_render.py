@@ -26,7 +26,7 @@ def project(xyz: np.ndarray, height: int, width: int) -> np.ndarray:
     """(…, 3) metres -> (…, 3): x and y in pixels, and pixels per metre at that distance. A pinhole camera at EYE."""
     ahead = (LOOK_AT - EYE) / np.linalg.norm(LOOK_AT - EYE)
     right = np.array([0.0, 1.0, 0.0])
-    up = np.cross(ahead, right) * np.sign(np.cross(ahead, right)[2])
+    up = np.cross(right, ahead)
     from_eye = np.asarray(xyz) - EYE
     scale = FOCAL * height / np.maximum(from_eye @ ahead, 0.1)
     x, y = width / 2 + (from_eye @ right) * scale, height / 2 - (from_eye @ up) * scale
@@ -91,9 +91,9 @@ def things(scene: Scene, motion: Motion, t: int, height: int, width: int) -> tup
     """Colour (H, W, 3), times coverage, and coverage (H, W, 1) of the objects and the arm, painted far to near."""
     canvas = Canvas(height, width)
 
-    def limb(a, b, ra, rb, colour, flat=False):
+    def limb(a, b, ra, rb, colour):
         p, q = project(a, height, width), project(b, height, width)
-        canvas.capsule(p, q, ra * p[2], rb * q[2], colour, flat)
+        canvas.capsule(p, q, ra * p[2], rb * q[2], colour)
 
     def lay(k):
         (px, py), r = motion.objects[t, k], scene.radii[k]

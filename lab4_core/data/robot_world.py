@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-ACTION, STATE = 4, 3  # numbers: (dx, dy, turn of the wrist, lift) and the end effector's (x, y, z)
 REACH = np.array([[0.44, -0.17], [0.68, 0.17]])  # where the end effector may go: smallest and largest (x, y)
 TABLE = np.array([[0.41, -0.21], [0.72, 0.21]])  # where the objects may be: rims keep them in
 DOWN, UP = 0.20, 0.26  # height of the end effector while it pushes and while it is lifted
@@ -34,8 +33,8 @@ class Scene:
 
 
 class Motion(NamedTuple):
-    """A clip of T frames: actions (T, 4), effector (T, 3), turn (T,), objects (T, K, 2). The action of frame t leads
-    to frame t + 1; that of the last frame is recorded but not carried out."""
+    """A clip of T frames: actions (T, 4), which are dx, dy, turn of the wrist and lift, effector (T, 3), turn (T,),
+    objects (T, K, 2). The action of frame t leads to frame t + 1; that of the last one is recorded, not carried out."""
 
     actions: np.ndarray
     effector: np.ndarray

@@ -35,6 +35,10 @@ class Clips:
         starts = itertools.accumulate((len(x) for x, _ in clips[:-1]), initial=0)
         return Clips(frames, cond, tuple(starts))
 
+    def apart(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The frames and conditions of each clip, as `joined` takes them."""
+        return [(self.frames[a:b], self.cond[a:b]) for a, b in self.spans]
+
     def __repr__(self) -> str:  # in a notebook the tensors themselves would fill pages
         return f"Clips(clips={len(self.starts)}, frames={tuple(self.frames.shape)}, cond={tuple(self.cond.shape)})"
 
@@ -86,20 +90,19 @@ class VideoData:
         clips = f"train={len(self.train.starts)} clips, val={len(self.val.starts)}, test={len(self.test)}"
         return f"VideoData({self.name!r}, {clips}, digest={self.digest!r})"
 
-    def hold_out(self, clip: int) -> VideoData:
+    def hold_out(self, clip: int | None) -> VideoData:
         """The dataset with training clip number `clip` moved from training into the place of val, for
-        leave-one-clip-out; unchanged if that has been done already. Raises `Lab4Error` if there is no such clip, or
-        no other."""
+        leave-one-clip-out; unchanged with None, or if that has been done already. Raises `Lab4Error` if there is no
+        such clip, or no other."""
         left_out = f"training clip {clip}, left out"
-        if self.val.called == left_out:
+        if clip is None or self.val.called == left_out:
             return self
-        spans = self.train.spans
-        if not 0 <= clip < len(spans) or len(spans) < 2:
-            raise Lab4Error(f"hold_out = {clip}: {self.name} has {len(spans)} training clips whose cuts are known; "
-                            f"expected a number from 0 to {len(spans) - 1}, and a clip that is left")  # fmt: skip
-        rest = [span for i, span in enumerate(spans) if i != clip]
-        train, val = ([(self.train.frames[a:b], self.train.cond[a:b]) for a, b in s] for s in (rest, [spans[clip]]))
-        return replace(self, train=Clips.joined(train), val=replace(Clips.joined(val), called=left_out))
+        clips = self.train.apart()
+        if not 0 <= clip < len(clips) or len(clips) < 2:
+            raise Lab4Error(f"hold_out = {clip}: {self.name} has {len(clips)} training clips whose cuts are known; "
+                            f"expected a number from 0 to {len(clips) - 1}, and a clip that is left")  # fmt: skip
+        val = Clips(*clips.pop(clip), called=left_out)
+        return replace(self, train=Clips.joined(clips), val=val)
 
 
 class Dataset:

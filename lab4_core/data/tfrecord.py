@@ -56,8 +56,8 @@ def read_example(record: bytes) -> dict[str, Value]:
     Raises `ValueError` for bytes that are not one.
     """
     found: dict[str, Value] = {}
-    for _, features in _messages(record, 1):
-        for _, entry in _messages(features, 1):
+    for features in _messages(record):
+        for entry in _messages(features):
             parts = dict(_fields(entry))
             if not isinstance(parts.get(1), bytes) or not isinstance(parts.get(2, b""), bytes):
                 raise ValueError("a feature without a name")
@@ -75,18 +75,19 @@ def _value(feature: bytes) -> Value:
             values = [v for number, v in _fields(body) if number == 1]
             numbers = [n for v in values for n in (_varints(v) if isinstance(v, bytes) else [v])]
             return np.array(numbers, np.uint64).astype(np.int64)
-        texts = [v for _, v in _messages(body, 1)]
+        texts = list(_messages(body))
         # floats are packed into one run of bytes, or have four bytes each
         return texts if kind == 1 else np.frombuffer(b"".join(texts), "<f4").copy()
     return []
 
 
-def _messages(data: bytes, wanted: int) -> Iterator[tuple[int, bytes]]:
+def _messages(data: bytes) -> Iterator[bytes]:
+    """What field 1 holds, each time it occurs: in all the messages read here it is the list."""
     for number, value in _fields(data):
-        if number == wanted:
+        if number == 1:
             if not isinstance(value, bytes):
-                raise ValueError(f"field {number} is a number")
-            yield number, value
+                raise ValueError("field 1 is a number")
+            yield value
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:

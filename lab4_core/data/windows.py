@@ -15,7 +15,6 @@ import torch
 
 from lab4_core.data.store import Clips, on_device, to_float
 from lab4_core.errors import Lab4Error
-from lab4_core.registry import check
 
 ORDER, PLACE = 0x0DE2, 0x91ACE  # keep the draws of order and place apart
 
@@ -27,11 +26,10 @@ class Windows:
     spans: (begin, end) of each clip, as `Clips.spans`; no window crosses from one to the next.
     share: use only the first share of all frames (the lab's `partial`, `fast_partial`).
     mode:  fixed: each clip cut into windows without overlap, in order, or with `shuffle` in a new order each pass.
+           The smaller last batch is kept, so that no window goes unused; the lab's DataLoader drops it.
            random: a batch is `batch_size` windows that begin anywhere, every place equally likely.
-    drop_last: leave out the smaller last batch of a fixed pass, so that every batch has the same shape, as the lab's
-           DataLoader does. The default keeps it, so that no window goes unused. Random batches are always full.
 
-    Raises `Lab4Error` when no clip is as long as a window, or when drop_last would leave nothing.
+    Raises `Lab4Error` when no clip is as long as a window.
     """
 
     spans: list[tuple[int, int]] = field(repr=False)
@@ -41,11 +39,8 @@ class Windows:
     mode: Literal["fixed", "random"] = "fixed"
     shuffle: bool = False
     share: float = 1.0
-    drop_last: bool = False
 
     def __post_init__(self):
-        check(self.mode in ("fixed", "random"), "windows", self.mode, "fixed or random")
-        check(0 < self.share <= 1, "share of the training frames", self.share, "a share in (0, 1]")
         last = int(self.spans[-1][1] * self.share)
         spans = [(a, min(b, last)) for a, b in self.spans if a < last]
         fits = [(a, b) for a, b in spans if b - a >= self.n_frames]
@@ -57,8 +52,6 @@ class Windows:
         anywhere = [np.arange(a, b - self.n_frames + 1) for a, b in fits]
         object.__setattr__(self, "_fixed", np.concatenate(fixed))
         object.__setattr__(self, "_anywhere", np.concatenate(anywhere))
-        if self.drop_last and self.mode == "fixed" and self.n_windows < self.batch_size:
-            raise Lab4Error(f"batch_size = {self.batch_size}: expected at most {self.n_windows}, the number of windows")
 
     @property
     def n_windows(self) -> int:
@@ -67,14 +60,12 @@ class Windows:
 
     @property
     def batches_per_pass(self) -> int:
-        if self.mode == "fixed" and self.drop_last:
-            return self.n_windows // self.batch_size
         return -(-self.n_windows // self.batch_size)
 
     @property
     def smallest_batch(self) -> int:
         """Clips in the smallest batch of a pass."""
-        if self.mode == "random" or self.drop_last:
+        if self.mode == "random":
             return self.batch_size
         return self.n_windows % self.batch_size or self.batch_size
 
@@ -88,18 +79,6 @@ class Windows:
         if self.shuffle:
             order = np.random.default_rng([ORDER, self.seed % 2**64, pass_index]).permutation(order)
         return order[index * self.batch_size : (index + 1) * self.batch_size]
-
-
-def n_windows(clips: Clips, n_frames: int, share: float = 1.0) -> int:
-    """The number of windows of `n_frames` frames without overlap in the first `share` of the clips."""
-    return Windows(spans=clips.spans, n_frames=n_frames, batch_size=1, share=share).n_windows
-
-
-def batches_per_pass(clips: Clips, n_frames: int, batch_size: int, share: float = 1.0, drop_last: bool = False) -> int:
-    """Batches in a pass over the clips (see `Windows`)."""
-    return Windows(
-        spans=clips.spans, n_frames=n_frames, batch_size=batch_size, share=share, drop_last=drop_last
-    ).batches_per_pass
 
 
 def gather(

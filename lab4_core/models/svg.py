@@ -84,9 +84,8 @@ class SVG(VideoPredictor):
         self.prior = GaussianLSTM(cfg.g_dim, cfg.z_dim, cfg.rnn_size, cfg.posterior_layers) if learned else None
         i = cfg.g_dim + cfg.z_dim + k
         self.frame_predictor = FramePredictor(i, cfg.g_dim, cfg.rnn_size, cfg.predictor_layers, cfg.norm == "batch")
-        mean, std = (torch.tensor(v).expand(k) if v else None for v in (cfg.cond_mean, cfg.cond_std))
-        self.register_buffer("cond_mean", torch.zeros(k) if mean is None else mean.clone())
-        self.register_buffer("cond_std", torch.ones(k) if std is None else std.clone())
+        self.register_buffer("cond_mean", torch.tensor(cfg.cond_mean or [0.0]).expand(k).clone())
+        self.register_buffer("cond_std", torch.tensor(cfg.cond_std or [1.0]).expand(k).clone())
         self.apply(_initialize)
 
     def encode_cond(self, cond):

@@ -41,10 +41,7 @@ class WarmStart(Strategy):
         return self.weights or str(tensor_files.SHIPPED)
 
     def initialize(self, model):
-        own, fitting = model.state_dict(), self._fitting(model)
-        with torch.no_grad():
-            for name, value in fitting.items():
-                own[name].copy_(value)
+        model.load_state_dict(self._fitting(model), strict=False)
 
     def start(self, model):
         own, fitting = model.state_dict(), self._fitting(model)
