@@ -86,7 +86,7 @@ def curves(run: Run) -> Figure:
         draw(left, at, column(records, name), color=COLOURS[i], linestyle=("-", "--")[i], label=label)
     draw(middle, at, column(records, "kld"), color=COLOURS[0], label="KL (nats)")
     price = middle.twinx()
-    draw(price, at, column(records, "beta"), color=GREY, linestyle=":", label="β (right)")
+    draw(price, at, column(records, "beta"), color=GREY, linestyle=":")
     price.spines["top"].set_visible(False)
     price.ticklabel_format(axis="y", scilimits=(-3, 3))
     middle.plot([], [], color=GREY, linestyle=":", label="β (right axis)")
