@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ipywidgets as w
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,9 +28,6 @@ from lab4_core.media import (
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.plots.style import COLOURS, GREY, plain, styled
 from lab4_core.widgets.live import Live, stacked
-
-if TYPE_CHECKING:
-    from ipywidgets import Widget
 
 SHORTEST = 80  # milliseconds between two pictures; higher speeds skip frames, so that the kernel keeps up
 SPEEDS = {"¼": 0.25, "½": 0.5, "1": 1.0, "2": 2.0, "4": 4.0}
@@ -122,9 +120,7 @@ class Player(Live):
         """The curves without a cursor, drawn once per width."""
         return cache(partial(draw_curves, self.curves, self.ylabel))
 
-    def build(self) -> Widget:
-        import ipywidgets as w
-
+    def build(self) -> w.Widget:
         last, normal = len(self) - 1, 1000 / self.fps
         picture = w.Image(value=self.look(0), format="png")
         play = w.Play(value=0, min=0, max=last, interval=max(SHORTEST, round(normal)), show_repeat=True)

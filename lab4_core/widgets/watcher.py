@@ -8,8 +8,9 @@ import time
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import ipywidgets as w
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,9 +20,6 @@ from lab4_core.plots.style import BASELINES, COLOURS, GREY, message
 from lab4_core.plots.training import column, draw, scale_y
 from lab4_core.runlog import Run
 from lab4_core.widgets.live import Live, png, someone_watches, stacked
-
-if TYPE_CHECKING:
-    from ipywidgets import Widget
 
 EVERY = 2.0  # seconds between two looks at the files; the picture is only redrawn when they have changed
 QUIET = 120.0  # seconds without a new line after which an unfinished run is reported as silent
@@ -137,9 +135,7 @@ class Watcher(Live):
 
     # ---------------------------------------------------------------------------------------------------- following
 
-    def build(self) -> Widget:
-        import ipywidgets as w
-
+    def build(self) -> w.Widget:
         self._line = w.HTML(escape(status(self.folder)))
         self._image = w.Image(value=picture(self.folder), format="png")
         button = w.Button(description="stop watching", tooltip="the training continues")
