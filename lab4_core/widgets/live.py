@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cached_property
 from typing import Any
 
+import IPython
 import ipywidgets as w
 from matplotlib.figure import Figure
 
@@ -20,8 +20,7 @@ def someone_watches() -> bool:
     not. A widget made for nobody would be stored as a dead view, and headless runs have been seen to hang on its
     messages.
     """
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    kernel = getattr(shell, "kernel", None)
+    kernel = getattr(IPython.get_ipython(), "kernel", None)
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", True))
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import ipywidgets as w
 import numpy as np
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -198,14 +199,10 @@ class Watcher(Live):
 
     def __enter__(self) -> Watcher:
         if someone_watches():
-            from IPython.display import display
-
             self._shown = display(self, display_id=True)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        from IPython.display import display
-
         if someone_watches():
             self.stop()
             self._line.value, self._image.value = escape(status(self.folder)), picture(self.folder)
