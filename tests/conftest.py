@@ -62,6 +62,12 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line("tried: " + ", ".join(f"{n:,} {what}" for what, n in sorted(tried.items())))
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of decoded and drawn frames of the test's own: `paths.CACHE`."""
+    monkeypatch.setattr("lab4_core.paths.CACHE", tmp_path / "cache")
+
+
 def real_root(name: str) -> Path:
     root = os.environ.get(f"TEST_{name}")
     if root is None:

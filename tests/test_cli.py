@@ -180,8 +180,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, words, capsys, monkeypatch,
 
 
 @pytest.mark.parametrize("size", ["--frames 99999999999", "--size 99999999x32", "--kind robot --clips 99999999999"])
-def test_more_than_the_memory_holds_is_refused_before_it_is_drawn(size, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+def test_more_than_the_memory_holds_is_refused_before_it_is_drawn(size, capsys, tmp_path, own_cache):
     code, _, err = lab4(f"data --out {tmp_path}/new {size}", capsys)
     (said,) = [line for line in err.splitlines() if line.startswith("lab4: error: data ")]
     assert code == 2 and "GB of memory that are free" in said and not (tmp_path / "new").exists()
@@ -292,9 +291,8 @@ def test_test_writes_the_submission_and_prints_what_it_wrote(world, capsys, tmp_
         assert code == 2 and f"lab4: error: seed = {seed}: expected 0 or more" in err and err.count("\n") == 1
 
 
-def test_an_exported_file_is_scored_like_a_run(world, capsys, tmp_path, monkeypatch):
+def test_an_exported_file_is_scored_like_a_run(world, capsys, tmp_path, monkeypatch, own_cache):
     monkeypatch.setenv("LAB4_RUNS", str(tmp_path))
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     assert lab4(f"export {world.run} {tmp_path}/m.safetensors", capsys)[0] == 0
     of_the_run, of_the_file = (
         lab4(f"evaluate {what} --data {world.data} --device cpu", capsys)

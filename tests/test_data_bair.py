@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 
 import numpy as np
@@ -12,17 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab4_core import paths
 from lab4_core.data import BairFolder, Robot, convert_tfrecords, write_bair
 from lab4_core.data.bair_folder import _key, read_table
 from lab4_core.data.bair_tfrecord import read_sequence
 from lab4_core.data.tfrecord import masked_crc, read_example, read_records
 from lab4_core.errors import Lab4Error
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +30,6 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def root(written, tmp_path):
-    import shutil
-
     return shutil.copytree(written, tmp_path / "root")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lab4_core import cli, paths
+from lab4_core import cli
 from lab4_core.cli.lab_flags import LabFlags, find_checkpoint, lab_overrides, local_path
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
@@ -167,10 +167,9 @@ def test_find_checkpoint(tmp_path):
         find_checkpoint(str(tmp_path / "nowhere" / "epoch=99.ckpt"))
 
 
-def test_the_lines_of_report_000_train_evaluate_and_test(tmp_path, monkeypatch, capsys):
+def test_the_lines_of_report_000_train_evaluate_and_test(tmp_path, monkeypatch, capsys, own_cache):
     """Its three commands one after the other, at a size for a test: runs, scores, pictures and the submission."""
     monkeypatch.delenv("LAB4_DATA", raising=False)
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 
     def lab4(line):

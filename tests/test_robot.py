@@ -12,10 +12,7 @@ from lab4_core.errors import Lab4Error
 
 TINY = {"clips": 2, "val_clips": 1, "test_clips": 1, "frames": 6}
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def psnr(a, b):
