@@ -30,6 +30,7 @@ if not IS_WORKER:
     for name in REAL:  # a default that depends on the user's shell would make another test of each one
         if root := os.environ.pop(name, None):
             os.environ[f"TEST_{name}"] = str(Path(root).expanduser().resolve())
+    os.environ.pop("LAB4_DEBUG", None)  # an error is to be the one line that users see
 
 if IS_WORKER:  # two notebooks that train one configuration at one time would wait for one another's lock
     os.environ["LAB4_RUNS"] += "-" + os.environ["PYTEST_XDIST_WORKER"]

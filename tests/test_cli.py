@@ -23,27 +23,17 @@ from lab4_core.progress import Progress
 TINY = "--set n_frames=3 --set eval_frames=6 --batch_size 1 --steps 2 --epochs 1 --device cpu"
 
 
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch):
-    for name in ("LAB4_DATA", "LAB4_RUNS", "LAB4_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with a tiny dataset in the LAB4 layout, `data`, and the run that `lab4 train` made of it."""
     folder = tmp_path_factory.mktemp("cli")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", folder / "cache")
-        patch.delenv("LAB4_DATA", raising=False)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         assert cli.main(shlex.split(f"data --out {folder}/data --clips 1 --frames 12 --test_clips 1 --size 32x16")) == 0
         size = "--set data.height=16 --set data.width=32"
         assert cli.main(shlex.split(f"train --data {folder}/data --out {folder}/runs {TINY} {size}")) == 0
         (run,) = (folder / "runs").iterdir()
         yield SimpleNamespace(folder=folder, data=folder / "data", run=run, size=size)
-        torch.set_num_threads(threads)
 
 
 def lab4(line, capsys):

@@ -98,7 +98,6 @@ def test_the_fingerprint_follows_what_is_computed_and_nothing_else():
 
 
 def test_data_comes_from_the_argument_then_the_environment(monkeypatch):
-    monkeypatch.delenv("LAB4_DATA", raising=False)
     assert load_config("smoke").data.kind == "dancer"
     monkeypatch.setenv("LAB4_DATA", "from_env")
     assert load_config("smoke").data.root == "from_env"
@@ -289,8 +288,6 @@ def test_a_dataset_that_is_named_is_not_the_one_of_the_environment(monkeypatch, 
 
 
 def test_the_data_are_those_of_the_models_conditions(monkeypatch):
-    monkeypatch.delenv("LAB4_DATA", raising=False)
-    monkeypatch.delenv("BAIR_DATA", raising=False)
     monkeypatch.setattr(registry.part_class("model", "tiny"), "conditions", "actions")
     assert load_config("smoke", "lab", overrides={"model": "tiny"}).data.kind == "robot"
     assert load_config("smoke", "lab").data.kind == "dancer"
