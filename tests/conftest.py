@@ -10,10 +10,12 @@ import collections
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from training_child import MEMORY
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 REAL = ("LAB4_DATA", "BAIR_DATA")  # roots of real datasets, for the fixtures below alone
@@ -61,6 +63,14 @@ def pytest_terminal_summary(terminalreporter) -> None:
                     tried[what] += n
     if tried:
         terminalreporter.write_line("tried: " + ", ".join(f"{n:,} {what}" for what, n in sorted(tried.items())))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory, where there is such a place."""
+    path = Path(tempfile.mkdtemp(prefix="lab4-", dir=MEMORY if MEMORY.is_dir() else None))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

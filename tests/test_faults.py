@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import folder, kept, said, same, the_run  # noqa: F401 - folder is a fixture
+from test_resume import kept, said, same, the_run
 from training_child import CONTEXT, MODELS, TINY, train
 
 from lab4_core import checkpoint, engine, inference, paths, registry, runlog
@@ -86,7 +86,7 @@ class Faulty:
         return call
 
 
-def test_a_fault_at_any_call_that_reaches_the_disk_loses_nothing(folder, saving, whole, record_property):  # noqa: F811
+def test_a_fault_at_any_call_that_reaches_the_disk_loses_nothing(folder, saving, whole, record_property):
     """No space left, a folder that became read-only, a device that fails: at one call after the other. The error is
     one; what is left can be read; and the same command, the disk being well again, ends as if nothing had been."""
     with pytest.MonkeyPatch.context() as patch:
@@ -120,7 +120,7 @@ def limited(values, out):
     train(values, out)
 
 
-def test_room_that_ends_in_the_midst_of_a_checkpoint(folder, whole):  # noqa: F811
+def test_room_that_ends_in_the_midst_of_a_checkpoint(folder, whole):
     process = CONTEXT.Process(target=limited, args=(VALUES, str(folder / "full")))
     process.start()
     process.join(300)
@@ -160,7 +160,7 @@ def test_half_a_line_and_a_log_that_is_too_short(tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------------ kernels
 
 
-def test_a_second_kernel_is_told_who_has_the_run_and_a_dead_one_holds_nothing(folder, saving, whole):  # noqa: F811
+def test_a_second_kernel_is_told_who_has_the_run_and_a_dead_one_holds_nothing(folder, saving, whole):
     process = CONTEXT.Process(target=train, args=({**VALUES, "steps": None, "minutes": 10.0}, str(folder / "held")))
     process.start()
     try:
@@ -187,7 +187,7 @@ print(run.result["status"], run.result["reason"])
 """
 
 
-def test_the_notebooks_stop_button(folder):  # noqa: F811
+def test_the_notebooks_stop_button(folder):
     """In a kernel: the cell ends with the partial run, the kernel lives, and what was trained is saved."""
     from jupyter_client.manager import start_new_kernel
 
@@ -243,7 +243,7 @@ def interrupting(patch: pytest.MonkeyPatch, where: str, signals: list[int]) -> N
 @pytest.mark.parametrize(
     "where", ["a step", "a batch", "an evaluation", "the last evaluation", "a checkpoint", "a record"]
 )
-def test_a_signal_in_the_midst_of(folder, whole, where, number):  # noqa: F811
+def test_a_signal_in_the_midst_of(folder, whole, where, number):
     with pytest.MonkeyPatch.context() as patch:
         interrupting(patch, where, [number])
         run = engine.train(config(), out=folder)
@@ -254,14 +254,14 @@ def test_a_signal_in_the_midst_of(folder, whole, where, number):  # noqa: F811
 
 
 @pytest.mark.parametrize("where", ["a step", "a checkpoint"])
-def test_a_second_ctrl_c_does_not_wait(folder, saving, whole, where):  # noqa: F811
+def test_a_second_ctrl_c_does_not_wait(folder, saving, whole, where):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupting(patch, where, [signal.SIGINT, signal.SIGINT])
         engine.train(config(), out=folder)
     same(engine.train(config(), out=folder), whole)
 
 
-def test_a_signal_that_is_ignored_stays_ignored(folder):  # noqa: F811
+def test_a_signal_that_is_ignored_stays_ignored(folder):
     """nohup: the closed terminal is no reason to stop."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -275,7 +275,7 @@ def test_a_signal_that_is_ignored_stays_ignored(folder):  # noqa: F811
 # ------------------------------------------------------------------------------------------------------- memory
 
 
-def test_memory_that_runs_out_names_what_to_lower(folder):  # noqa: F811
+def test_memory_that_runs_out_names_what_to_lower(folder):
     """The real words of torch on the CPU, and its type on a GPU."""
     hungry = {
         "CPU": lambda *args, **kwargs: torch.empty(2**60),
@@ -309,7 +309,7 @@ def poisoned(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
     patch.setattr(engine, "make_batch", make)
 
 
-def test_an_epoch_of_which_every_step_is_skipped(folder):  # noqa: F811
+def test_an_epoch_of_which_every_step_is_skipped(folder):
     with pytest.MonkeyPatch.context() as patch:
         poisoned(patch, {0, 1, 2})
         run = engine.train(config(skip_nonfinite=3), out=folder)
@@ -317,7 +317,7 @@ def test_an_epoch_of_which_every_step_is_skipped(folder):  # noqa: F811
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_steps_that_are_not_finite_are_skipped_up_to_a_bound(folder, model):  # noqa: F811
+def test_steps_that_are_not_finite_are_skipped_up_to_a_bound(folder, model):
     def cfg(skips):
         return Config.from_dict({**TINY, **MODELS[model], "steps": 10, "epochs": 2, "skip_nonfinite": skips})
 
@@ -351,7 +351,7 @@ def test_on_a_gpu_the_first_bad_step_is_named_though_it_is_looked_at_later():
     watch.check()
 
 
-def test_what_is_kept_is_looked_at_first(folder, monkeypatch):  # noqa: F811
+def test_what_is_kept_is_looked_at_first(folder, monkeypatch):
     """As on a GPU: a NaN between two looks, and a checkpoint due before the next one."""
     monkeypatch.setattr(engine, "SAVE_SECONDS", 0)
     real = engine._Training.one_step
@@ -371,7 +371,7 @@ def test_what_is_kept_is_looked_at_first(folder, monkeypatch):  # noqa: F811
     assert state["step"] == 3 and all(torch.isfinite(v).all() for v in state["learner"]["model"].values())
 
 
-def test_an_evaluation_that_is_not_finite_is_no_best_one(folder, monkeypatch):  # noqa: F811
+def test_an_evaluation_that_is_not_finite_is_no_best_one(folder, monkeypatch):
     real, calls = engine.score_model, []
 
     def scored(*args, **kwargs):
@@ -392,7 +392,7 @@ def test_an_evaluation_that_is_not_finite_is_no_best_one(folder, monkeypatch):  
 
 
 @pytest.mark.parametrize("gone", [["best.pt"], ["scores.npz"], ["best.pt", "last.pt"], ["last.pt", "previous.pt"]])
-def test_a_finished_run_that_lost_a_file_gets_it_again(folder, whole, gone):  # noqa: F811
+def test_a_finished_run_that_lost_a_file_gets_it_again(folder, whole, gone):
     run = engine.train(config(), out=folder)
     for name in gone:
         (run.dir / name).unlink()
