@@ -74,6 +74,10 @@ def test_the_lab_preset_is_the_labs_defaults():
         ({"precision": "fp16"}, "expected one of"),
         ({"name": "../away"}, "letters, digits"),
         ({"fast_partial": 0}, "a share in"),
+        ({"n_past": 16}, "n_frames = 16: expected more than n_past = 16"),
+        ({"eval_frames": 2, "n_past": 2}, "eval_frames = 2: expected more than n_past"),
+        ({"annealing": {"kind": "cyclical", "start": 1.0, "stop": 0.5}}, "start = 1.0: expected 0 to stop = 0.5"),
+        ({"model": {"kind": "lab", "n_dim": 4, "l_dim": 6}}, "f_dim + l_dim + n_dim = 138: expected a multiple of 4"),
     ],
 )
 def test_a_mistake_is_one_error_that_names_it(values, message):
