@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import mmap
-import sys
 from pathlib import Path
 
 import pytest
-
-from lab4_core.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
 import soak
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory and open files are read in /proc")
