@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import signal
 import socket
 import threading
@@ -393,11 +394,11 @@ def test_an_evaluation_that_is_not_finite_is_no_best_one(folder, monkeypatch):
 
 @pytest.mark.parametrize("gone", [["best.pt"], ["scores.npz"], ["best.pt", "last.pt"], ["last.pt", "previous.pt"]])
 def test_a_finished_run_that_lost_a_file_gets_it_again(folder, whole, gone):
-    run = engine.train(config(), out=folder)
+    run = Path(shutil.copytree(whole.dir, folder / whole.dir.name))
     for name in gone:
-        (run.dir / name).unlink()
+        (run / name).unlink()
     again = engine.train(config(), out=folder)
-    assert again.finished and again.whole and again.scores() is not None
+    assert again.dir == run and again.finished and again.whole and again.scores() is not None
     assert again.scores().mean > 0
 
 
