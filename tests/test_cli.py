@@ -48,6 +48,7 @@ def configuration(line):
 
 @pytest.mark.parametrize("line", ["--help", "train --help", "sweep --help"])
 def test_help_imports_nothing_heavy(line):
+    """Nor does importing the package and its presets: `--help` and a mistyped option are answered at once."""
     code = (
         "import sys, resource\nfrom lab4_core import cli\n"
         f"try: cli.main({line.split()})\nexcept SystemExit as e: assert e.code in (0, None)\n"
@@ -296,10 +297,12 @@ def test_import_and_evaluate_a_published_checkpoint(world, capsys, tmp_path):
 
     widths = {"f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}
     model = build("model", {"kind": "lab", **widths}).build((3, 32, 64), (3, 32, 64))
-    torch.save({"state_dict": model.state_dict(), "lr": 1e-3, "tfr": 0.0, "last_epoch": 9}, tmp_path / "epoch=9.ckpt")
+    torch.save({"state_dict": model.state_dict(), "optimizer": model.state_dict(), "lr": 1e-3, "tfr": 0.0,
+                "last_epoch": 9}, tmp_path / "epoch=9.ckpt")  # fmt: skip
     sets = " ".join(f"--set model.{k}={v}" for k, v in widths.items())
     code, out, _ = lab4(f"import '{tmp_path}/epoch=9.ckpt' --out {tmp_path}/runs --norm running {sets}", capsys)
     run = Path(out.strip())
+    assert json.loads((run / "result.json").read_text())["status"] == "imported"
     assert code == 0 and json.loads((run / "config.json").read_text())["model"] == {
         "kind": "lab", **widths, "encoder_depth": 1, "generator_depth": 1, "output": "none",
         "norm": "running"}  # fmt: skip

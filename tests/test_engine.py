@@ -11,7 +11,7 @@ from lab4_core import checkpoint, engine
 from lab4_core.clock import Clock
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
-from lab4_core.inference import import_checkpoint, load_model
+from lab4_core.inference import load_model
 
 TINY = {
     "data": {"kind": "dancer", "clips": 2, "frames": 40, "test_clips": 2},
@@ -29,8 +29,6 @@ TINY = {
     "eval_frames": 20,
     "device": "cpu",
 }
-LAB = {"model": {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}, "strategies": [], "windows": "fixed",
-       "teacher_forcing": {"kind": "linear", "start_decay": 1, "decay_step": 0.5}}  # fmt: skip
 
 
 def config(**changes):
@@ -128,17 +126,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoint.save(run.dir / "best.pt", state)
     with pytest.raises(Lab4Error, match="a checkpoint of another model"):
         load_model(run)
-
-
-def test_a_published_checkpoint_becomes_a_run(tmp_path):
-    cfg = Config.from_dict({"model": LAB["model"]})
-    model = cfg.model.build((3, 32, 64), (3, 32, 64))
-    torch.save({"state_dict": model.state_dict(), "optimizer": model.state_dict(), "lr": 1e-3, "tfr": 0.0,
-                "last_epoch": 3}, tmp_path / "epoch=3.ckpt")  # fmt: skip
-    overrides = {"model": LAB["model"], "data": TINY["data"], "eval_frames": 10}
-    run = import_checkpoint(tmp_path / "epoch=3.ckpt", tmp_path, overrides)
-    assert run.result["status"] == "imported"
-    assert l4.evaluate(run).psnr.shape == (1, 9)
 
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path):
