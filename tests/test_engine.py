@@ -35,6 +35,12 @@ def config(**changes):
     return Config.from_dict({**TINY, **changes})
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Six steps of it, to look at."""
+    return l4.train(config(steps=6, epochs=1), out=tmp_path_factory.mktemp("runs"))
+
+
 def test_training_lowers_the_loss_and_beats_the_baseline(tmp_path):
     """The recipe of the report, a seventh as long: on a clip it has not seen, over 629 predicted frames."""
     cfg = l4.load_config("demo", "compact", overrides={"steps": 150, "eval_every": 0, "annealing": "monotonic"})
@@ -49,8 +55,7 @@ def test_training_lowers_the_loss_and_beats_the_baseline(tmp_path):
     assert score.psnr.shape == (1, 629) and score.mean == pytest.approx(result["psnr"], abs=1e-3)
 
 
-def test_an_evaluation_repeats_and_names_the_effective_beta(tmp_path):
-    run = l4.train(config(steps=6, epochs=1), out=tmp_path)
+def test_an_evaluation_repeats_and_names_the_effective_beta(run):
     np.testing.assert_allclose(l4.evaluate(run, device="cpu").psnr, run.scores().psnr, atol=1e-3)
     # two ramps of three steps each: the last of a ramp is at two thirds
     assert run.result["effective_beta"] == pytest.approx(2 / 3 * 1e-5 * 3 * 32 * 64, rel=1e-6)
@@ -96,8 +101,7 @@ def test_minutes_end_the_run_in_time_and_reach_the_end_of_the_schedules(tmp_path
     assert epochs == sorted(set(epochs)) and epochs[-1] == 2
 
 
-def test_rollout_and_test_hand_in_every_clip(tmp_path):
-    run = l4.train(config(steps=6, epochs=1), out=tmp_path)
+def test_rollout_and_test_hand_in_every_clip(run, tmp_path):
     data = l4.load_data(run.config)
     clip = data.test[0]
     a, b = (l4.predict(run, clip.first, clip.cond, seed=s) for s in (0, 0))
@@ -143,10 +147,9 @@ def test_a_clip_that_is_left_out_stays_out_when_the_data_are_passed(tmp_path):
     assert l4.evaluate(run, split="train", data=whole, device="cpu").protocol["split"] == "train"
 
 
-def test_what_cannot_be_scored_is_refused_before_the_training(tmp_path):
+def test_what_cannot_be_scored_is_refused_before_the_training(run, tmp_path):
     with pytest.raises(Lab4Error, match="frames of 8 x 64 pixels; expected 11 or more"):
         l4.train(config(**{"data.height": 8}), out=tmp_path)
-    run = l4.train(config(epochs=1, steps=2), out=tmp_path)
     for samples in (0, -1):
         with pytest.raises(Lab4Error, match=f"samples = {samples}: expected 1 or more"):
             l4.evaluate(run, n_samples=samples)
