@@ -10,10 +10,12 @@ import collections
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from training_child import MEMORY
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 REAL = ("LAB4_DATA", "BAIR_DATA")  # roots of real datasets, for the fixtures below alone
@@ -30,6 +32,7 @@ if not IS_WORKER:
     for name in REAL:  # a default that depends on the user's shell would make another test of each one
         if root := os.environ.pop(name, None):
             os.environ[f"TEST_{name}"] = str(Path(root).expanduser().resolve())
+    os.environ.pop("LAB4_DEBUG", None)  # an error is to be the one line that users see
 
 if IS_WORKER:  # two notebooks that train one configuration at one time would wait for one another's lock
     os.environ["LAB4_RUNS"] += "-" + os.environ["PYTEST_XDIST_WORKER"]
@@ -60,6 +63,20 @@ def pytest_terminal_summary(terminalreporter) -> None:
                     tried[what] += n
     if tried:
         terminalreporter.write_line("tried: " + ", ".join(f"{n:,} {what}" for what, n in sorted(tried.items())))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory, where there is such a place."""
+    path = Path(tempfile.mkdtemp(prefix="lab4-", dir=MEMORY if MEMORY.is_dir() else None))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of decoded and drawn frames of the test's own: `paths.CACHE`."""
+    monkeypatch.setattr("lab4_core.paths.CACHE", tmp_path / "cache")
 
 
 def real_root(name: str) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import operator
 import os
 import pickle
 import shutil
@@ -401,9 +402,7 @@ def test_checkpoints_of_other_content(data):
     with copy_of("run") as folder:
         state = checkpoint.load(folder / name)
         way = data.draw(st.sampled_from([w for w in leaves(state) if w]))
-        inner = state
-        for key in way[:-1]:
-            inner = inner[key]
+        inner = functools.reduce(operator.getitem, way[:-1], state)
         if data.draw(st.booleans()) and isinstance(inner, dict):
             del inner[way[-1]]
         else:
@@ -462,9 +461,7 @@ def test_run_directories(data):
                 case "value" if name.endswith(".json"):
                     tree = json.loads(content)
                     way = data.draw(st.sampled_from([w for w in leaves(tree) if w]))
-                    inner = tree
-                    for key in way[:-1]:
-                        inner = inner[key]
+                    inner = functools.reduce(operator.getitem, way[:-1], tree)
                     inner[way[-1]] = data.draw(st.one_of(JUNK, st.just("<script>alert(1)</script>")))
                     path.write_text(json.dumps(tree), encoding="utf-8")
                 case "value":

@@ -79,22 +79,6 @@ def test_configurations(values):
     success_or_one_error("configurations", parts_of([*values, *map(str, values.values())]), lambda: configure(values))
 
 
-@pytest.mark.parametrize(
-    "values,says",
-    [
-        ({"steps": 5, "minutes": 1.0}, "at most one of them"),
-        ({"n_past": 16}, "n_frames = 16: expected more than n_past = 16"),
-        ({"eval_frames": 2, "n_past": 2}, "eval_frames = 2: expected more than n_past"),
-        ({"annealing": {"kind": "cyclical", "start": 1.0, "stop": 0.5}}, "start = 1.0: expected 0 to stop = 0.5"),
-        ({"model": {"kind": "lab", "n_dim": 4, "l_dim": 6}}, "f_dim + l_dim + n_dim = 138: expected a multiple of 4"),
-    ],
-)
-def test_contradictions(values, says):
-    with pytest.raises(Lab4Error) as e:
-        Config.from_dict(values)
-    assert says in str(e.value)
-
-
 @cases(700)
 @given(st.lists(st.one_of(st.tuples(KEYS, st.one_of(st.sampled_from(WORDS), SCALARS.map(str), JUNK.map(repr))).map(
     lambda kv: f"{kv[0]}={kv[1]}"), st.text(max_size=8)), min_size=1, max_size=2))  # fmt: skip

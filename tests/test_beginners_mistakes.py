@@ -79,4 +79,4 @@ def test_no_space_left(capsys, root, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    assert "No space left on device" in train(capsys, root, tmp_path)
+    assert "No space left on device; expected a folder" in train(capsys, root, tmp_path)

@@ -2,19 +2,15 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
+import table
 import torch
 
 from lab4_core import accel
 from lab4_core.bench import sides, speed
 from lab4_core.errors import Lab4Error
-from lab4_core.paths import BENCHMARKS
-
-sys.path.insert(0, str(BENCHMARKS))
-import table
 
 
 def test_quick_bench_writes_one_row_for_every_measurement(tmp_path, capsys, monkeypatch):

@@ -23,27 +23,17 @@ from lab4_core.progress import Progress
 TINY = "--set n_frames=3 --set eval_frames=6 --batch_size 1 --steps 2 --epochs 1 --device cpu"
 
 
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch):
-    for name in ("LAB4_DATA", "LAB4_RUNS", "LAB4_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with a tiny dataset in the LAB4 layout, `data`, and the run that `lab4 train` made of it."""
     folder = tmp_path_factory.mktemp("cli")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", folder / "cache")
-        patch.delenv("LAB4_DATA", raising=False)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         assert cli.main(shlex.split(f"data --out {folder}/data --clips 1 --frames 12 --test_clips 1 --size 32x16")) == 0
         size = "--set data.height=16 --set data.width=32"
         assert cli.main(shlex.split(f"train --data {folder}/data --out {folder}/runs {TINY} {size}")) == 0
         (run,) = (folder / "runs").iterdir()
         yield SimpleNamespace(folder=folder, data=folder / "data", run=run, size=size)
-        torch.set_num_threads(threads)
 
 
 def lab4(line, capsys):
@@ -58,6 +48,7 @@ def configuration(line):
 
 @pytest.mark.parametrize("line", ["--help", "train --help", "sweep --help"])
 def test_help_imports_nothing_heavy(line):
+    """Nor does importing the package and its presets: `--help` and a mistyped option are answered at once."""
     code = (
         "import sys, resource\nfrom lab4_core import cli\n"
         f"try: cli.main({line.split()})\nexcept SystemExit as e: assert e.code in (0, None)\n"
@@ -180,8 +171,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(line, words, capsys, monkeypatch,
 
 
 @pytest.mark.parametrize("size", ["--frames 99999999999", "--size 99999999x32", "--kind robot --clips 99999999999"])
-def test_more_than_the_memory_holds_is_refused_before_it_is_drawn(size, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+def test_more_than_the_memory_holds_is_refused_before_it_is_drawn(size, capsys, tmp_path, own_cache):
     code, _, err = lab4(f"data --out {tmp_path}/new {size}", capsys)
     (said,) = [line for line in err.splitlines() if line.startswith("lab4: error: data ")]
     assert code == 2 and "GB of memory that are free" in said and not (tmp_path / "new").exists()
@@ -292,9 +282,8 @@ def test_test_writes_the_submission_and_prints_what_it_wrote(world, capsys, tmp_
         assert code == 2 and f"lab4: error: seed = {seed}: expected 0 or more" in err and err.count("\n") == 1
 
 
-def test_an_exported_file_is_scored_like_a_run(world, capsys, tmp_path, monkeypatch):
+def test_an_exported_file_is_scored_like_a_run(world, capsys, tmp_path, monkeypatch, own_cache):
     monkeypatch.setenv("LAB4_RUNS", str(tmp_path))
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     assert lab4(f"export {world.run} {tmp_path}/m.safetensors", capsys)[0] == 0
     of_the_run, of_the_file = (
         lab4(f"evaluate {what} --data {world.data} --device cpu", capsys)
@@ -308,10 +297,12 @@ def test_import_and_evaluate_a_published_checkpoint(world, capsys, tmp_path):
 
     widths = {"f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}
     model = build("model", {"kind": "lab", **widths}).build((3, 32, 64), (3, 32, 64))
-    torch.save({"state_dict": model.state_dict(), "lr": 1e-3, "tfr": 0.0, "last_epoch": 9}, tmp_path / "epoch=9.ckpt")
+    torch.save({"state_dict": model.state_dict(), "optimizer": model.state_dict(), "lr": 1e-3, "tfr": 0.0,
+                "last_epoch": 9}, tmp_path / "epoch=9.ckpt")  # fmt: skip
     sets = " ".join(f"--set model.{k}={v}" for k, v in widths.items())
     code, out, _ = lab4(f"import '{tmp_path}/epoch=9.ckpt' --out {tmp_path}/runs --norm running {sets}", capsys)
     run = Path(out.strip())
+    assert json.loads((run / "result.json").read_text())["status"] == "imported"
     assert code == 0 and json.loads((run / "config.json").read_text())["model"] == {
         "kind": "lab", **widths, "encoder_depth": 1, "generator_depth": 1, "output": "none",
         "norm": "running"}  # fmt: skip

@@ -11,10 +11,7 @@ from lab4_core.data.dancer_render import Canvas, poses, project, render
 from lab4_core.data.dancer_skeleton import FOREARM, SHIN, THIGH, UPPER_ARM, skeleton
 from lab4_core.errors import Lab4Error
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def standing(frames=1, **angles):

@@ -16,10 +16,7 @@ from lab4_core.data.cuts import find_cuts, find_starts
 from lab4_core.data.png import read_png
 from lab4_core.errors import Lab4Error
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,6 @@ def torchrun(tmp_path, code: str, *arguments, **env) -> subprocess.CompletedProc
 
 STEPS = """
 import sys, torch
-torch.set_num_threads(1)
 from lab4_core import distributed
 from test_distributed import LAB, TINY, UNEVEN, steps_of
 with distributed.processes(4, "cpu"):
@@ -99,8 +98,7 @@ def test_two_processes_take_the_steps_of_one_with_the_joint_batch(tmp_path, monk
 
 
 TRAIN = """
-import json, os, sys, torch
-torch.set_num_threads(1)
+import json, os, sys
 from lab4_core import cli, engine, training
 if int(sys.argv[1]) >= 0 and os.environ["RANK"] == "1":
     step = training.Learner.step

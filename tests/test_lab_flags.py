@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lab4_core import cli, paths
+from lab4_core import cli
 from lab4_core.cli.lab_flags import LabFlags, find_checkpoint, lab_overrides, local_path
 from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
@@ -83,8 +83,7 @@ def value(cfg, key):
 
 
 @pytest.mark.parametrize(("line", "expected"), TRAINER)
-def test_trainer_command_line(line, expected, monkeypatch, tmp_path):
-    monkeypatch.delenv("LAB4_DATA", raising=False)
+def test_trainer_command_line(line, expected, tmp_path):
     argv = ["train", *shlex.split(line.replace("DATA", str(tmp_path / "LAB4_Dataset")).replace("OUT", str(tmp_path)))]
     cfg, _ = cli.parse(argv).configuration()
     assert {k: value(cfg, k) for k in expected} == expected
@@ -93,16 +92,14 @@ def test_trainer_command_line(line, expected, monkeypatch, tmp_path):
     assert cfg.data.root == str(tmp_path / "LAB4_Dataset")
 
 
-def test_lab_flags_yield_to_preset_profile_and_set(monkeypatch):
-    monkeypatch.delenv("LAB4_DATA", raising=False)
+def test_lab_flags_yield_to_preset_profile_and_set():
     line = "train --preset compact --profile smoke --num_epoch 3 --tfr 0.5 --set teacher_forcing.draw=frame"
     cfg, _ = cli.parse(shlex.split(line)).configuration()
     assert (cfg.model.kind, cfg.steps, cfg.epochs) == ("compact", 150, 3)
     assert (cfg.teacher_forcing.ratio, cfg.teacher_forcing.start_decay, cfg.teacher_forcing.draw) == (0.5, 10, "frame")
 
 
-def test_an_annealing_flag_means_the_labs_annealing_whatever_the_preset(monkeypatch):
-    monkeypatch.delenv("LAB4_DATA", raising=False)
+def test_an_annealing_flag_means_the_labs_annealing_whatever_the_preset():
     cfg, _ = cli.parse(shlex.split("train --preset compact --kl_anneal_type Cyclical")).configuration()
     assert (cfg.annealing.cycles, cfg.annealing.unit) == (10, "epoch")
 
@@ -167,10 +164,8 @@ def test_find_checkpoint(tmp_path):
         find_checkpoint(str(tmp_path / "nowhere" / "epoch=99.ckpt"))
 
 
-def test_the_lines_of_report_000_train_evaluate_and_test(tmp_path, monkeypatch, capsys):
+def test_the_lines_of_report_000_train_evaluate_and_test(tmp_path, monkeypatch, capsys, own_cache):
     """Its three commands one after the other, at a size for a test: runs, scores, pictures and the submission."""
-    monkeypatch.delenv("LAB4_DATA", raising=False)
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 
     def lab4(line):

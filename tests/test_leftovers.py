@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from training_child import CONTEXT
 
-from lab4_core import paths
 from lab4_core.data import BairFolder, Lab4Folder, bair_folder, lab4_folder, write_bair, write_lab4
 from lab4_core.data.store import Clips, TestClip, VideoData
 from lab4_core.errors import Lab4Error
@@ -51,8 +50,7 @@ def grow_old(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dataset_whose_writer_was_killed(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+def test_a_dataset_whose_writer_was_killed(kind, tmp_path, own_cache):
     write, folder = KINDS[kind]
     root = tmp_path / "made" / "set.v1"
     process = CONTEXT.Process(target=killed_in_the_midst, args=(kind, str(root)))
@@ -89,8 +87,7 @@ def test_a_file_whose_writer_was_killed(tmp_path):
 
 
 @pytest.mark.parametrize("kind, module", [("bair", bair_folder), ("lab4", lab4_folder)])
-def test_a_file_that_vanishes_between_listing_and_reading(kind, module, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+def test_a_file_that_vanishes_between_listing_and_reading(kind, module, tmp_path, monkeypatch, own_cache):
     write, folder = KINDS[kind]
     root, gone = write(dataset(kind), tmp_path / "set"), []
     read = module.read_png

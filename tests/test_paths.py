@@ -5,9 +5,9 @@ graph: loss, gradients and running statistics.
 """
 
 import math
-import sys
 
 import pytest
+import reference
 import torch
 
 from lab4_core import registry
@@ -17,11 +17,7 @@ from lab4_core.layers import ConvFFN, GatedConv
 from lab4_core.losses import Elbo
 from lab4_core.models import frame_cvae
 from lab4_core.models.pieces import pieces
-from lab4_core.paths import BENCHMARKS
 from lab4_core.training import Learner
-
-sys.path.insert(0, str(BENCHMARKS))
-import reference
 
 LAB = {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}
 COMPACT = {"kind": "compact", "width": 8, "z_dim": 2}

@@ -37,11 +37,13 @@ def test_every_preset_gets_its_minutes_and_a_curve(tmp_path):
     assert list(ax.lines[0].get_ydata()) == [psnr for _, psnr in found["curves"]["compact"]]
 
 
-def test_lab_may_get_a_multiple_of_what_best_needs_to_the_target(monkeypatch):
-    lengths = {}
+@pytest.fixture
+def asked(monkeypatch):
+    """The configurations that would have been trained, by name; each run has evaluations after one minute and two."""
+    configurations = {}
 
     def train(cfg, out):
-        lengths[cfg.name] = cfg.minutes
+        configurations[cfg.name] = cfg
         evaluations = [
             {"seconds": 60.0 * m, "eval_seconds": 6.0, "psnr": 28.0 + m, "repeat_first": 20.0} for m in (1, 2)
         ]
@@ -49,12 +51,17 @@ def test_lab_may_get_a_multiple_of_what_best_needs_to_the_target(monkeypatch):
         return SimpleNamespace(finished=True, metrics=lambda kind: evaluations, result=result)
 
     monkeypatch.setattr(quality, "train", train)
+    return configurations
+
+
+def test_lab_may_get_a_multiple_of_what_best_needs_to_the_target(asked):
     found = time_to_quality(5, lab_times=30)
+    lengths = {name: cfg.minutes for name, cfg in asked.items()}
     assert lengths == {"quality-best": 5, "quality-compact": 5, "quality-lab": pytest.approx(30 * 1.9)}
     assert list(found["curves"]) == ["lab", "compact", "best"]
     assert in_words(found)[0] == "lab        30.00 dB after 1.9 min and 1 steps, 30 dB after 1.9 min"
     time_to_quality(60, lab_times=30)
-    assert lengths["quality-lab"] == 60, "never less than the others"
+    assert asked["quality-lab"].minutes == 60, "never less than the others"
 
 
 def test_evaluations_are_not_training():
@@ -95,20 +102,11 @@ def test_no_minutes():
         time_to_quality(1, lab_times=-1)
 
 
-def test_presets_keep_their_epochs(monkeypatch):
+def test_presets_keep_their_epochs(asked):
     """Schedules are counted in them: ten epochs of the lab's ten cycles would be a beta of 0 throughout."""
-    seen = {}
-
-    def train(cfg, out):
-        seen[cfg.name] = cfg
-        evaluations = [{"seconds": 60.0, "eval_seconds": 6.0, "psnr": 28.0, "repeat_first": 20.0}]
-        result = {"steps": 1, "device": "d", "data": {}, "protocol": {"split": "val"}}
-        return SimpleNamespace(finished=True, metrics=lambda kind: evaluations, result=result)
-
-    monkeypatch.setattr(quality, "train", train)
     time_to_quality(5)
     for preset in quality.PRESETS:
-        cfg, usual = seen[f"quality-{preset}"], load_config("full", preset)
+        cfg, usual = asked[f"quality-{preset}"], load_config("full", preset)
         begins = quality.BEGINNING.get(preset, {})
         begins = {**begins, "strategies": [s for s in usual.strategies if s.kind not in quality.WITHOUT]}
         assert cfg.replace(name="x", minutes=None, eval_every=1) == usual.replace(name="x", eval_every=1, **begins)

@@ -8,15 +8,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_child import CONTEXT, MEMORY, MODELS, TINY, finish, said, start
+from training_child import CONTEXT, MODELS, TINY, finish, said, start
 
 from lab4_core import checkpoint
 from lab4_core.runlog import Run
@@ -28,14 +25,6 @@ FORCING = {
     "forced": {"kind": "constant", "ratio": 1.0},
     "mixed": {"kind": "constant", "ratio": 0.5, "draw": "frame"},
 }
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder in memory, where there is such a place."""
-    path = Path(tempfile.mkdtemp(prefix="lab4-", dir=MEMORY if MEMORY.is_dir() else None))
-    yield path
-    shutil.rmtree(path)
 
 
 def the_run(out: Path) -> Run:

@@ -12,10 +12,7 @@ from lab4_core.errors import Lab4Error
 
 TINY = {"clips": 2, "val_clips": 1, "test_clips": 1, "frames": 6}
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def psnr(a, b):
@@ -82,7 +79,6 @@ def test_a_pushed_object_pushes_the_next():
 
 @pytest.mark.parametrize("height, width", [(64, 64), (48, 96)])
 def test_the_picture_shows_the_hand_where_the_state_says(height, width):
-    rng = np.random.default_rng(0)
     for y in (-0.1, 0.1):
         scene = Scene(np.array([0.6, y, DOWN]), np.array([[0.45, 0.0]]), np.array([0.02]), np.arange(1))
         gone = Scene(np.array([0.6, y + 50, DOWN]), *(getattr(scene, k) for k in ("objects", "radii", "looks")))
@@ -94,7 +90,6 @@ def test_the_picture_shows_the_hand_where_the_state_says(height, width):
         px, py, _ = project([0.6, y, 0.0], height, width)
         assert abs(cols[rows > py - 0.1 * height].mean() - px) < 0.03 * width
         assert abs(rows.max() - py) < 0.06 * height and rows.min() == 0, "from above down to the table"
-    del rng
 
 
 def test_other_actions_show_another_future_and_its_own_actions_the_same():

@@ -27,19 +27,12 @@ TINY += "--set data.height=16 --set data.width=16 --set n_frames=5 --set eval_fr
 TINY += " --steps 2 --epochs 1"
 
 
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch):
-    for name in ("LAB4_DATA", "BAIR_DATA", "LAB4_RUNS", "LAB4_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with a tiny dataset in the BAIR layout, `data`, and the run that `lab4 train` made of it."""
     folder = tmp_path_factory.mktemp("robot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", folder / "cache")
-        patch.delenv("BAIR_DATA", raising=False)
         data = Robot(clips=2, val_clips=2, test_clips=2, frames=8, height=16, width=16).load()
         write_bair(data, folder / "data")
         assert cli.main(shlex.split(f"train --model svg --data {folder}/data --out {folder}/runs {TINY}")) == 0

@@ -233,6 +233,6 @@ def test_tests_find_real_frames_through_the_fixtures_alone():
 
 
 def test_tests_see_nothing_of_the_user():
-    assert not {"LAB4_DATA", "BAIR_DATA"} & set(os.environ)
+    assert not {"LAB4_DATA", "BAIR_DATA", "LAB4_DEBUG"} & set(os.environ)
     for name in ("LAB4_RUNS", "LAB4_CACHE"):
         assert ROOT not in Path(os.environ[name]).parents

@@ -286,8 +286,14 @@ def test_all_strategies_at_once_resume_bit_for_bit():
     assert same(weights(whole), weights(resumed)) and same(whole.eval_weights(), resumed.eval_weights())
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """A learner after six steps without any strategy."""
+    return learner_of(steps=6)[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_strategy_changes_something(kind, tmp_path):
+def test_every_strategy_changes_something(kind, plain, tmp_path):
     """Against the same run without it, in the weights or in those that are evaluated; one that makes something of
     rollouts, there."""
     fields = {"cosine_interpolation": {"every": 1}}.get(kind, {})
@@ -296,7 +302,6 @@ def test_every_strategy_changes_something(kind, tmp_path):
         learnt = learner_of(steps=3)[0].model.state_dict()
         save_file({name: value.contiguous() for name, value in learnt.items()}, fields["weights"])
     learner, _ = learner_of(steps=6, strategies=[{"kind": kind, **fields}])
-    plain, _ = learner_of(steps=6)
     if type(learner.cfg.strategies[0]).roll_out is Strategy.roll_out:
         assert not same(learner.eval_weights(), plain.eval_weights())
     else:

@@ -1,8 +1,7 @@
 """The BAIR model: its size, that whole sequences compute what the plain loop computes, and how rollouts relate."""
 
-import sys
-
 import pytest
+import reference_svg
 import torch
 
 from lab4_core import inference, registry
@@ -13,11 +12,7 @@ from lab4_core.free_running import rollout
 from lab4_core.layers import StepBatchNorm2d
 from lab4_core.losses import Elbo
 from lab4_core.models import count_parameters
-from lab4_core.paths import BENCHMARKS
 from lab4_core.presets import load_config
-
-sys.path.insert(0, str(BENCHMARKS))
-import reference_svg
 
 SMALL = {"kind": "svg", "width": 4, "g_dim": 6, "z_dim": 3, "rnn_size": 8}
 

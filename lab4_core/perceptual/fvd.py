@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
+from torchvision.models.video import r3d_18
 
 from lab4_core.checkpoint import bare_weights, load_weights
 from lab4_core.errors import Lab4Error
@@ -51,18 +51,12 @@ class Network:
     features: str
 
 
-def _r3d_18() -> nn.Module:
-    return torchvision.models.video.r3d_18(weights=None)
-
-
 NETWORKS = {
     "I3D": Network(I3D, 224, (0.5,) * 3, (0.5,) * 3, 9, "400 logits"),
-    "r3d_18": Network(_r3d_18, 112, (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989), 2, "512 features"),
+    "r3d_18": Network(r3d_18, 112, (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989), 2, "512 features"),
 }
-EXPECTED = (
-    "expected a state dict of I3D (Conv3d_1a_7x7.conv3d.weight …, as in rgb_imagenet.pt) or of torchvision's r3d_18 "
-)
-EXPECTED += "(stem.0.weight …)"
+EXPECTED = "expected a state dict of I3D (Conv3d_1a_7x7.conv3d.weight …, as in rgb_imagenet.pt) or of torchvision's "
+EXPECTED += "r3d_18 (stem.0.weight …)"
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,7 @@ class Fvd:
             found.append(self.model(((x - mean) / std).transpose(0, 1)[None]).cpu())
         return torch.cat(found)
 
-    @staticmethod
-    def distance(a: Tensor, b: Tensor) -> float:
-        """Between two sets of features (n, d)."""
-        return frechet_distance(a, b)
+    distance = staticmethod(frechet_distance)
 
     @property
     def protocol(self) -> str:

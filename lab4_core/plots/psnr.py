@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lab4_core.errors import Lab4Error
@@ -160,14 +162,7 @@ def plot_dips(
     for ax, t in zip(axes[0], at):
         ax.set_title(f"frame {n_past + t}\n{curve[t]:.1f} dB ({curve[t] - curve.mean():+.1f})", fontsize=9)
     figure.supxlabel(f"in brackets: difference from the clip's mean of {curve.mean():.1f} dB", fontsize=9)
-    scale = figure.colorbar(colour_scale(limit), ax=axes, shrink=0.7, pad=0.01, extend="max")
+    colours = ScalarMappable(Normalize(0, limit), "magma")  # those of `media.error_map`
+    scale = figure.colorbar(colours, ax=axes, shrink=0.7, pad=0.01, extend="max")
     scale.set_label("absolute error (of 1)", fontsize=9)
     return figure
-
-
-def colour_scale(limit: float) -> Any:
-    """The colours of `media.error_map`, for a colour bar."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    return ScalarMappable(Normalize(0, limit), "magma")

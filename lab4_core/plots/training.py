@@ -78,22 +78,14 @@ def plot_training(runs: Any) -> Figure:
         epochs, steps = run.metrics("epoch"), run.metrics("step")
         if not epochs:
             continue
-        x_epoch, x_step = column(epochs, "epoch") + 1, epochs_done(steps, epochs)
+        x_epoch, x_step, finer = column(epochs, "epoch") + 1, epochs_done(steps, epochs), len(steps) > len(epochs)
         for ax, (field, _, _, by_step) in zip(axes.flat, TRAINING_PANELS):
-            if by_step:  # runs often share these: earlier ones are wider, so that they show behind later ones
-                x, records = (x_step, steps) if len(steps) > len(epochs) else (x_epoch, epochs)
-                draw(
-                    ax,
-                    x,
-                    column(records, field),
-                    label=plain(name),
-                    linewidth=1.6 + min(5, len(runs) - 1 - i),
-                    **line_look(i),
-                )
-                continue
-            if len(steps) > len(epochs):
-                ax.plot(x_step, column(steps, field), **{**line_look(i), "linewidth": 0.7, "alpha": 0.3})
-            draw(ax, x_epoch, column(epochs, field), label=plain(name), **line_look(i))
+            x, records = (x_step, steps) if by_step and finer else (x_epoch, epochs)
+            if finer and not by_step:
+                ax.plot(x_step, column(steps, field), linewidth=0.7, alpha=0.3, **line_look(i))
+            # runs often share what is drawn by step: earlier ones are wider, so that they show behind later ones
+            width = 1.6 + min(5, len(runs) - 1 - i) if by_step else 1.6
+            draw(ax, x, column(records, field), label=plain(name), linewidth=width, **line_look(i))
     for ax, (_, title, unit, _) in zip(axes.flat, TRAINING_PANELS):
         ax.set(title=title, ylabel=unit)
         if title not in ("KL weight", "teacher forcing"):  # these are shares: zero matters more than ratios
@@ -182,7 +174,7 @@ def plot_kld_vs_psnr(runs: Any) -> Figure:
         kld = {r["epoch"]: r.get("kld", np.nan) for r in run.metrics("epoch")}
         points = np.array([(kld[r["epoch"]], r["psnr"]) for r in run.metrics("eval") if r["epoch"] in kld], float)
         if len(points):
-            ax.plot(*points.T, label=plain(name), **{**line_look(i), "linewidth": 1})
+            ax.plot(*points.T, label=plain(name), linewidth=1, **line_look(i))
             ax.plot(*points[-1], "o", color=line_look(i)["color"])
     if not ax.lines:
         return message(f"nothing to draw yet: no evaluation is logged in {len(runs)} run(s)")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ipywidgets as w
 from matplotlib.figure import Figure
 
 from lab4_core.errors import Lab4Error
 from lab4_core.widgets.live import Live, png, stacked
-
-if TYPE_CHECKING:
-    from ipywidgets import Widget
 
 LOOK = {"style": {"description_width": "9em"}, "layout": {"width": "30em"}}
 
@@ -32,11 +31,7 @@ class Slider:
         if not self.low <= self.value <= self.high or self.step <= 0 or (self.log and self.low <= 0):
             raise Lab4Error(f"{self}: expected low <= value <= high, a step above 0, and with log a low above 0")
 
-    def control(self, label: str) -> Widget:
-        import math
-
-        import ipywidgets as w
-
+    def control(self, label: str) -> w.Widget:
         common = {"value": self.value, "step": self.step, "description": label, "continuous_update": False, **LOOK}
         if self.log:
             return w.FloatLogSlider(min=math.log10(self.low), max=math.log10(self.high), **common)
@@ -55,9 +50,7 @@ class Choice:
         if self.value not in self.options:
             raise Lab4Error(f"value = {self.value!r}: expected one of {', '.join(map(str, self.options))}")
 
-    def control(self, label: str) -> Widget:
-        import ipywidgets as w
-
+    def control(self, label: str) -> w.Widget:
         return w.Dropdown(options=list(self.options), value=self.value, description=label, **LOOK)
 
 
@@ -72,9 +65,7 @@ class Several:
         if not set(self.value) <= set(self.options):
             raise Lab4Error(f"value = {self.value!r}: expected some of {', '.join(map(str, self.options))}")
 
-    def control(self, label: str) -> Widget:
-        import ipywidgets as w
-
+    def control(self, label: str) -> w.Widget:
         rows = min(8, len(self.options))
         return w.SelectMultiple(options=list(self.options), value=self.value, description=label, rows=rows, **LOOK)
 
@@ -85,9 +76,7 @@ class Switch:
 
     value: bool
 
-    def control(self, label: str) -> Widget:
-        import ipywidgets as w
-
+    def control(self, label: str) -> w.Widget:
         return w.Checkbox(value=self.value, description=label, **LOOK)
 
 
@@ -122,9 +111,7 @@ class Knobs(Live):
     def still(self) -> bytes:
         return png(self.look(**self.values))
 
-    def build(self) -> Widget:
-        import ipywidgets as w
-
+    def build(self) -> w.Widget:
         controls = {name: knob.control(self.labels.get(name, name)) for name, knob in self.knobs.items()}
         picture = w.Image(value=self.still(), format="png")
 

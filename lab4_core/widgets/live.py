@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import IPython
+import ipywidgets as w
 from matplotlib.figure import Figure
 
 from lab4_core.media import figure_html
 from lab4_core.plots.style import Picture
-
-if TYPE_CHECKING:
-    from ipywidgets import Widget
 
 
 def someone_watches() -> bool:
@@ -22,8 +20,7 @@ def someone_watches() -> bool:
     not. A widget made for nobody would be stored as a dead view, and headless runs have been seen to hang on its
     messages.
     """
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    kernel = getattr(shell, "kernel", None)
+    kernel = getattr(IPython.get_ipython(), "kernel", None)
     return kernel is not None and bool(getattr(kernel, "_allow_stdin", True))
 
 
@@ -32,10 +29,8 @@ def png(picture: bytes | Figure) -> bytes:
     return Picture(picture, alt="").png(dpi=80) if isinstance(picture, Figure) else picture
 
 
-def stacked(*parts: Widget) -> Widget:
+def stacked(*parts: w.Widget) -> w.Widget:
     """Controls and pictures from top to bottom, each at its own width: a stretched picture is blurred."""
-    import ipywidgets as w
-
     return w.VBox(parts, layout={"align_items": "flex-start", "max_width": "100%"})
 
 
@@ -49,12 +44,12 @@ class Live:
         """The static twin, a PNG. Computed on demand."""
         raise NotImplementedError
 
-    def build(self) -> Widget:
+    def build(self) -> w.Widget:
         """The controls and the picture they change."""
         raise NotImplementedError
 
     @cached_property
-    def widget(self) -> Widget:
+    def widget(self) -> w.Widget:
         """The result of `build`, made once: a second display shows the same state."""
         return self.build()
 

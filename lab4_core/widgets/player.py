@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property, partial
+from typing import Any
 
+import ipywidgets as w
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +16,6 @@ from matplotlib.figure import Figure
 from lab4_core.errors import Lab4Error
 from lab4_core.media import (
     GUTTER,
-    PAPER,
     Video,
     chosen_frames,
     error_map,
@@ -29,13 +29,11 @@ from lab4_core.metrics import psnr_per_frame
 from lab4_core.plots.style import COLOURS, GREY, plain, styled
 from lab4_core.widgets.live import Live, stacked
 
-if TYPE_CHECKING:
-    from ipywidgets import Widget
-
 SHORTEST = 80  # milliseconds between two pictures; higher speeds skip frames, so that the kernel keeps up
 SPEEDS = {"¼": 0.25, "½": 0.5, "1": 1.0, "2": 2.0, "4": 4.0}
 CURSOR = (213, 94, 0)
-WIDTH, CURVE_HEIGHT, DPI = 840, 170, 80  # pixels: largest width of all panels together, height of the curve
+WIDTH, CURVE_HEIGHT = 840, 170  # pixels: largest width of all panels together, height of the curve
+DPI = 80  # 64 + 16: a whole number divided by it and multiplied by it again is itself, so that no pixel is lost
 STILLS = 6  # frames in the static twin
 
 
@@ -118,18 +116,11 @@ class Player(Live):
         return picture
 
     @cached_property
-    def _pictures(self) -> dict[int, tuple]:
-        return {}
+    def _drawn(self) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]]:
+        """The curves without a cursor, drawn once per width."""
+        return cache(partial(draw_curves, self.curves, self.ylabel))
 
-    def _drawn(self, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-        """The curves without a cursor, drawn once per width: picture, each frame's column and row, rows of the axes."""
-        if width not in self._pictures:
-            self._pictures[width] = draw_curves(self.curves, self.ylabel, width)
-        return self._pictures[width]
-
-    def build(self) -> Widget:
-        import ipywidgets as w
-
+    def build(self) -> w.Widget:
         last, normal = len(self) - 1, 1000 / self.fps
         picture = w.Image(value=self.look(0), format="png")
         play = w.Play(value=0, min=0, max=last, interval=max(SHORTEST, round(normal)), show_repeat=True)
@@ -151,7 +142,7 @@ class Player(Live):
 
 @styled
 def draw_curves(curves: Mapping[str, np.ndarray], ylabel: str, width: int):
-    """What `Player._drawn` caches. The picture is `width` pixels wide and CURVE_HEIGHT high."""
+    """A picture `width` pixels wide and CURVE_HEIGHT high, each frame's column and row in it, and the axes' rows."""
     figure = Figure(figsize=(width / DPI, CURVE_HEIGHT / DPI), dpi=DPI, layout="constrained")
     ax = figure.subplots()
     for i, (name, values) in enumerate(curves.items()):
@@ -163,12 +154,7 @@ def draw_curves(curves: Mapping[str, np.ndarray], ylabel: str, width: int):
         figure.legend(loc="outside upper right", ncols=len(curves), fontsize=8)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    if picture.shape[:2] != (CURVE_HEIGHT, width):  # rounding in inches can cost a pixel
-        exact = np.full((CURVE_HEIGHT, width, 3), PAPER, np.uint8)
-        h, w = min(CURVE_HEIGHT, picture.shape[0]), min(width, picture.shape[1])
-        exact[:h, :w] = picture[:h, :w]
-        picture = exact
+    picture = np.asarray(canvas.buffer_rgba())[..., :3]
     x, y = ax.transData.transform(np.column_stack([np.arange(len(first)), np.nan_to_num(first)])).T
     y[~np.isfinite(first)] = np.nan
     box, height = ax.get_window_extent(), figure.bbox.height

@@ -8,9 +8,11 @@ import time
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import ipywidgets as w
 import numpy as np
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,9 +21,6 @@ from lab4_core.plots.style import BASELINES, COLOURS, GREY, message
 from lab4_core.plots.training import column, draw, scale_y
 from lab4_core.runlog import Run
 from lab4_core.widgets.live import Live, png, someone_watches, stacked
-
-if TYPE_CHECKING:
-    from ipywidgets import Widget
 
 EVERY = 2.0  # seconds between two looks at the files; the picture is only redrawn when they have changed
 QUIET = 120.0  # seconds without a new line after which an unfinished run is reported as silent
@@ -86,7 +85,7 @@ def curves(run: Run) -> Figure:
         draw(left, at, column(records, name), color=COLOURS[i], linestyle=("-", "--")[i], label=label)
     draw(middle, at, column(records, "kld"), color=COLOURS[0], label="KL (nats)")
     price = middle.twinx()
-    draw(price, at, column(records, "beta"), color=GREY, linestyle=":", label="β (right)")
+    draw(price, at, column(records, "beta"), color=GREY, linestyle=":")
     price.spines["top"].set_visible(False)
     price.ticklabel_format(axis="y", scilimits=(-3, 3))
     middle.plot([], [], color=GREY, linestyle=":", label="β (right axis)")
@@ -137,9 +136,7 @@ class Watcher(Live):
 
     # ---------------------------------------------------------------------------------------------------- following
 
-    def build(self) -> Widget:
-        import ipywidgets as w
-
+    def build(self) -> w.Widget:
         self._line = w.HTML(escape(status(self.folder)))
         self._image = w.Image(value=picture(self.folder), format="png")
         button = w.Button(description="stop watching", tooltip="the training continues")
@@ -202,14 +199,10 @@ class Watcher(Live):
 
     def __enter__(self) -> Watcher:
         if someone_watches():
-            from IPython.display import display
-
             self._shown = display(self, display_id=True)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        from IPython.display import display
-
         if someone_watches():
             self.stop()
             self._line.value, self._image.value = escape(status(self.folder)), picture(self.folder)
