@@ -47,6 +47,7 @@ thead th { border-bottom: 2px solid #8693a0; }
 code, pre, kbd { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .9em; }
 :not(pre) > code { background: #f2f4f6; padding: .1em .3em; border-radius: 3px; }
 pre { background: #f6f8fa; padding: .8em 1em; border-radius: 4px; line-height: 1.45; white-space: pre-wrap; }
+.text_cell_render pre { white-space: pre; overflow-x: auto; }
 p:has(> math[display=block]) { max-width: none; width: fit-content; min-width: min(44rem, 100%); }
 .output_error pre { background: #fdecea; }
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "DejaVu Math TeX Gyre", math;
@@ -60,7 +61,8 @@ mtd[columnalign=right] { text-align: right; text-align: -webkit-right; }
 mtable[columnspacing^="0em"] > mtr > mtd { padding-left: 0; padding-right: 0; }
 mtable[columnspacing^="0em"] > mtr > mtd:nth-child(2n+3) { padding-left: 2em; }
 @media print { body { font-size: 10pt; } main { max-width: none; padding: 0; } h1, h2, h3, h4 { break-after: avoid; }
-  figure, img, table, pre, math { break-inside: avoid; } a { color: inherit; } }
+  figure, img, tr, pre, math { break-inside: avoid; } a { color: inherit; }
+  .output, .rendered_html { overflow: visible; } table { font-size: 8pt; } th, td { padding: .2em .4em; } }
 """
 
 # The addresses of a srcset: each up to a blank, then what follows it up to a comma (a data: address has commas inside)

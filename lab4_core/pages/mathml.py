@@ -29,7 +29,8 @@ def markdown_html(source: str) -> str:
     """Markdown as HTML, its formulas ($…$, $$…$$, LaTeX environments) as MathML."""
     html = MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
     # browsers break lines between a formula and the full stop behind it
-    return re.sub(r'(<math [^>]*display="inline".*?</math>[.,;:!?)]+)', r'<span class="formula">\1</span>', html)
+    stopped = r'<math [^>]*display="inline"(?:(?!</math>).)*</math>[.,;:!?)]+'  # one formula, and what stops it
+    return re.sub(stopped, r'<span class="formula">\g<0></span>', html, flags=re.DOTALL)
 
 
 _FUNCTION = r"\\(?:log|ln|exp|sin|cos|tanh|det|max|min|Pr|mathrm\{(?:KL|PSNR|SSIM|MSE)\})(?![A-Za-z])"
