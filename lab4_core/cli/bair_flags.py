@@ -12,6 +12,11 @@ def flag(help: str, default: Any = None, lab: Any = None) -> Any:
     return field(default=default, metadata={"help": help, "lab": lab})
 
 
+def no_effect(name: str, value: Any, why: str) -> str:
+    """The note on a flag that was typed and changes nothing."""
+    return f"--{name}{'' if value is True else f' {value}'} has no effect: {why}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BairFlags:
     """The flags that only train_fixed_prior.py has. All but the first four, which say nothing about the model, imply
@@ -90,7 +95,5 @@ def bair_overrides(
         if "kl_anneal_cyclical" in typed:
             values["annealing.cycles"] = typed.get("kl_anneal_cycle", 3)
         elif "kl_anneal_cycle" in typed:
-            notes.append(
-                f"--kl_anneal_cycle {typed['kl_anneal_cycle']} has no effect: --kl_anneal_cyclical is not given"
-            )
+            notes.append(no_effect("kl_anneal_cycle", typed["kl_anneal_cycle"], "--kl_anneal_cyclical is not given"))
     return values, notes
