@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from lab4_core.cli import lab_flags
-from lab4_core.cli.lab_flags import TesterFlags
 from lab4_core.cli.options import File, Files, Folder, TestFlags, Whole
 from lab4_core.cli.recipe import note
 from lab4_core.cli.runs import dataset_for, open_run, print_score, score
@@ -70,7 +69,7 @@ class Test:
     lab: OmitArgPrefixes[TestFlags] = field(default_factory=TestFlags)
 
     def main(self) -> None:
-        flags = TesterFlags(**vars(self.lab))
+        flags = self.lab
         values, notes = lab_flags.tester_overrides(flags)
         ckpt = lab_flags.either(
             "RUN", self.run, "--ckpt", lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)

@@ -82,7 +82,7 @@ COMMON = ("data", "model", "minutes", "seed")  # fields of Config that are optio
 ConfigFlags = flags_of(Config, without=COMMON)
 ConfigFlags.__doc__ = """Fields of a run. The defaults shown are the lab's; preset and profile may say otherwise.
 A KIND is the name of a part; an unknown one lists them all. --set annealing.cycles=4 sets a value of a part."""
-TrainFlags = flags_of(LabFlags)
+TrainFlags = flags_of(LabFlags)  # with the same names and defaults, so these serve as LabFlags and TesterFlags
 TestFlags = flags_of(TesterFlags)
 
 
