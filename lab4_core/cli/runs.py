@@ -45,21 +45,6 @@ def dataset_for(run: Any, root: str | None) -> Any:
     return load_data(build("data", {"kind": kind, "root": options.dataset_root(root), **size}))
 
 
-def score(
-    run: Any,
-    root: str | None,
-    split: str = "val",
-    samples: int | None = None,
-    device: str = "auto",
-    frames: int | None = None,
-    **more: Any,
-) -> Any:
-    from lab4_core.inference import evaluate
-
-    data = dataset_for(run, root)
-    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **more)
-
-
 def print_score(score: Any) -> None:
     """Print the scores of the model and its baselines, and how they were measured."""
     from lab4_core.scores import MEASURES

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, UseAppendAction
 from lab4_core.cli import lab_flags, options
 from lab4_core.cli.options import ConfigFlags, TrainFlags
 from lab4_core.cli.recipe import Common, note
-from lab4_core.cli.runs import draw, open_run, print_score, score
+from lab4_core.cli.runs import dataset_for, draw, open_run, print_score
 from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error
 from lab4_core.presets import load_config
@@ -66,10 +66,12 @@ class Train(Common):
             )
         note(*notes)
         if flags.test:
+            from lab4_core.inference import evaluate
+
             root = lab_flags.data_root(self.data, flags)
             values = {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")}
             run = open_run(ckpt, out, root, values, lab_flags.for_bare_weights(flags))
-            result = score(run, root, device=cfg.device, frames=flags.val_vi_len)
+            result = evaluate(run, data=dataset_for(run, root), device=cfg.device, frames=flags.val_vi_len)
             print_score(result)
         else:
             from lab4_core.distributed import leads
