@@ -115,11 +115,7 @@ TESTING = {*PATHS, "test", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "f
 
 def given(flags: LabFlags) -> dict[str, Any]:
     """The flags that were typed, with their values."""
-    return {
-        f.name: value
-        for f in dataclasses.fields(flags)
-        if (value := getattr(flags, f.name)) is not f.default and value != f.default
-    }
+    return {f.name: value for f in dataclasses.fields(flags) if (value := getattr(flags, f.name)) != f.default}
 
 
 def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:

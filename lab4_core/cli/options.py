@@ -72,8 +72,7 @@ def _flag_type(f: dataclasses.Field, hint: Any) -> tuple[Any, str | None, Any]:
 
 def typed(flags: Any) -> dict[str, Any]:
     """The flags of a `flags_of(Config)` that were typed, as overrides."""
-    values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
-    return {k: names(k, v) for k, v in values.items() if v is not None}
+    return {k: names(k, v) for k, v in vars(flags).items() if v is not None}
 
 
 COMMON = ("data", "model", "minutes", "seed")  # fields of Config that are options of the commands themselves
