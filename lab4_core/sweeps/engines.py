@@ -97,13 +97,9 @@ def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
     """Slurm jobs through submitit; with `cluster` "local" or "debug", submitit's own stand-ins for a cluster."""
     submitit = _extra("submitit")
     executor = submitit.AutoExecutor(folder=options["out"] / "slurm", cluster=options.get("cluster"))
-    executor.update_parameters(
-        name="lab4", timeout_min=math.ceil(options["minutes"]) + 5, cpus_per_task=max(1, jobs[0][3])
-    )
-    if options.get("partition"):
-        executor.update_parameters(slurm_partition=options["partition"])
-    if options.get("gpus"):
-        executor.update_parameters(gpus_per_node=options["gpus"])
+    executor.update_parameters(name="lab4", timeout_min=math.ceil(options["minutes"]) + 5, cpus_per_task=jobs[0][3])
+    asked = {"slurm_partition": options.get("partition"), "gpus_per_node": options.get("gpus")}
+    executor.update_parameters(**{k: v for k, v in asked.items() if v})
     waiting, live = list(jobs), {}
     try:
         while waiting or live:
