@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import traceback
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ def _papermill(params: dict[str, Any], folder: Path, notebook: Path) -> None:
 def _die_with_parent() -> None:
     """A killed sweep must not leave its points running: the next start would run them a second time.
     (The kernel watches this process in the same way. The parent pid would not help: it is the fork server's.)"""
-    wait([multiprocessing.parent_process().sentinel])
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 
