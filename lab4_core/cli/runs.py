@@ -50,13 +50,12 @@ def print_score(score: Any) -> None:
     from lab4_core.scores import MEASURES
 
     means = score.means
-    rows = {"this run": means.pop("this model"), **means}
-    shown = {k: v for k, v in MEASURES.items() if k in rows["this run"]}
+    shown = {k: v for k, v in MEASURES.items() if k in means["this model"]}
     print(f"{'':16}" + "".join(f"{title:>11}" for title, _ in shown.values()) + "  worst frame (dB)")
-    for name, values in rows.items():
+    for name, values in means.items():
         cells = "".join(f"{format(values[k], f) if k in values else '-':>11}" for k, (_, f) in shown.items())
-        worst = score.rows.get(name, score.rows["this model"])["psnr"].min()
-        print(f"{name.replace('_', ' '):16}{cells}{worst:18.2f}")
+        label = "this run" if name == "this model" else name.replace("_", " ")
+        print(f"{label:16}{cells}{score.rows[name]['psnr'].min():18.2f}")
     print("copy previous knows the true previous frame: a yardstick, no prediction")
     if score.drift:
         print(f"drift: {score.drift_text}")
