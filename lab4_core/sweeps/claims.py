@@ -82,7 +82,7 @@ class Claim:
 
     @property
     def contexts(self) -> list[Point]:
-        return expand(self.where) if self.where else [{}]
+        return expand(self.where)
 
     def point(self, context: Point, level: str, seed: int) -> Point:
         return {**self.common, **context, **self.levels[level], "seed": seed}
