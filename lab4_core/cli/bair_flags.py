@@ -57,7 +57,7 @@ RENAMED = {
     "tfr": "teacher_forcing.ratio",
     "kl_anneal_ratio": "annealing.ratio",
 }
-SHARED = {*RENAMED, "kl_anneal_cycle"}  # some are flags of the pose version too
+BAIR_TOO = {*RENAMED, "kl_anneal_cycle"}  # some are flags of the pose version too
 OURS = {f.name for f in fields(BairFlags)} - {"data_root", "log_dir", "model_dir", "cuda"}
 
 

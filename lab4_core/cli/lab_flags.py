@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab4_core.cli.bair_flags import SHARED as BAIR_TOO
-from lab4_core.cli.bair_flags import BairFlags, bair_overrides, flag, is_bair, no_effect
+from lab4_core.cli.bair_flags import BAIR_TOO, BairFlags, bair_overrides, flag, is_bair, no_effect
 from lab4_core.errors import Lab4Error, unknown
 
 # values of --kl_anneal_type, in any case; the reports' None and NoKL_Annealing are the same thing
@@ -23,7 +22,6 @@ ANNEALING = {
     "none": "none",
     "without": "none",
 }
-SHARED = ("batch_size", "partial", "fast_partial", "device")  # flags of the lab that are fields of Config as they are
 
 
 @dataclass(frozen=True, kw_only=True)
