@@ -66,9 +66,7 @@ def is_bair(typed: Mapping[str, Any]) -> bool:
     return bool(OURS & typed.keys())
 
 
-def bair_overrides(
-    typed: Mapping[str, Any], n_past: int | None, whole: bool = True
-) -> tuple[dict[str, Any], list[str]]:
+def bair_overrides(typed: Mapping[str, Any], n_past: int | None, whole: bool) -> tuple[dict[str, Any], list[str]]:
     """(overrides of `Config` on top of the preset svg-lab, lines on flags without an effect) for the typed flags.
 
     n_past: from the same command line, if typed; n_future counts from it. whole: where no flag says otherwise, teacher

@@ -15,7 +15,7 @@ from lab4_core.paths import ROOT, replacing
 from lab4_core.sweeps.claims import DATASETS, FOLDER, Claim, finished_row, judge, overall
 
 
-def results_path(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> Path:
+def results_path(claim: Claim, folder: Path, data: str) -> Path:
     return folder / "results" / data / f"{claim.name}.csv"
 
 
@@ -48,7 +48,7 @@ def read_results(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> l
     return read_table(results_path(claim, folder, data))
 
 
-def by_dataset(claim: Claim, folder: Path = FOLDER) -> dict[str, list[dict[str, Any]]]:
+def by_dataset(claim: Claim, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of `judge` by the name of each dataset on which the claim was measured (and always the dancer), each
     with that name as "data" and the command that measures it."""
     found = {}
