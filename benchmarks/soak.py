@@ -14,7 +14,9 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,11 @@ def one_round(folder: Path, number: int) -> None:
 
 def stop_after(steps: int):
     """A stand-in for `engine.stop_requests`: the request comes after this many steps."""
-    from contextlib import contextmanager
 
     @contextmanager
     def requests():
-        asked = iter(range(10**9))
-        yield lambda: next(asked) >= steps - 1
+        asked = count(1)
+        yield lambda: next(asked) >= steps
 
     return requests
 
@@ -82,8 +83,7 @@ def slope(readings: list[Reading]) -> float:
     """MB an hour: the median slope over all pairs of readings (Theil and Sen), which a single jump does not move."""
     pairs = [
         (b.memory_mb - a.memory_mb) / (b.seconds - a.seconds) * 3600
-        for i, a in enumerate(readings)
-        for b in readings[i + 1 :]
+        for a, b in combinations(readings, 2)
         if b.seconds > a.seconds
     ]
     return statistics.median(pairs) if pairs else 0.0
@@ -102,7 +102,7 @@ def judge(readings: list[Reading], mb_per_hour: float) -> list[str]:
     return found
 
 
-def soak(minutes: float, mb_per_hour: float = 20.0, say=print, work=one_round) -> tuple[list[Reading], list[str]]:
+def soak(minutes: float, mb_per_hour: float) -> tuple[list[Reading], list[str]]:
     """Run rounds for this many minutes; returns the reading after each, and what grew."""
     import torch
 
@@ -110,11 +110,14 @@ def soak(minutes: float, mb_per_hour: float = 20.0, say=print, work=one_round) -
     begin, readings = time.monotonic(), []
     while time.monotonic() - begin < 60 * minutes:
         with tempfile.TemporaryDirectory(prefix="lab4-soak-") as folder:
-            work(Path(folder), len(readings))
+            one_round(Path(folder), len(readings))
         readings.append(read(begin))
         if len(readings) % 10 == 1:
             r = readings[-1]
-            say(f"soak: {r.seconds / 60:6.1f} min  round {len(readings):4d}  {r.memory_mb:7.1f} MB  {r.files} files")
+            print(
+                f"soak: {r.seconds / 60:6.1f} min  round {len(readings):4d}  {r.memory_mb:7.1f} MB  {r.files} files",
+                flush=True,
+            )
     return readings, judge(readings, mb_per_hour)
 
 
@@ -126,7 +129,7 @@ def main() -> int:
     if not Path("/proc/self/statm").exists():
         print("soak: needs Linux: memory and open files are read from /proc", file=sys.stderr)
         return 2
-    readings, found = soak(args.minutes, args.mb_per_hour, say=lambda text: print(text, flush=True))
+    readings, found = soak(args.minutes, args.mb_per_hour)
     flat = readings[WARM_UP:]
     if flat:
         print(f"soak: {len(readings)} rounds; after {WARM_UP}: {flat[0].memory_mb:.1f} to {flat[-1].memory_mb:.1f} MB, "

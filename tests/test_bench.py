@@ -108,6 +108,6 @@ def test_both_sides_are_given_the_same():
     for a, b in zip(sides.inputs(cfg, 4), sides.inputs(cfg, 4)):
         assert torch.equal(a, b)
     assert sides.inputs(cfg, 4)[2].shape == (2, 3, 4, 32, 64)
-    ours, theirs = sides.build_model(cfg, sides.shapes(), "cpu"), sides.plain_model(cfg)
+    ours, theirs = sides.build_model(cfg, sides.SHAPES, "cpu"), sides.plain_model(cfg)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)

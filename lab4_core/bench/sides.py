@@ -10,6 +10,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from lab4_core.presets import load_config
 from lab4_core.training import Learner, build_model
 
 SHAPE = (3, 32, 64)
+SHAPES = SimpleNamespace(frames=torch.empty(1, *SHAPE), cond=torch.empty(1, *SHAPE))  # clips of which only these count
 NARROW = {"kind": "lab", "f_dim": 8, "l_dim": 4, "n_dim": 4, "d_dim": 8}  # a check that it runs, not a measurement
 
 
@@ -92,7 +94,7 @@ def our_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
     weight = torch.full((2, frames - 1), float(forced), device=device)
     weight[:, 0] = 1
     batch = Batch(x, c, weight, forced, float(forced), None, None)
-    learner = Learner(cfg, build_model(cfg, shapes(), device), device)
+    learner = Learner(cfg, build_model(cfg, SHAPES, device), device)
     return lambda: learner.step(batch, 0, 0.5, 1e-3)
 
 
@@ -106,7 +108,7 @@ def their_step(cfg: Config, forced: bool, frames: int) -> Callable[[], Any]:
 def plain_model(cfg: Config) -> torch.nn.Module:
     device = accel.pick_device(cfg.device)
     accel.pick_precision("fp32", device)  # TF32 would be a different arithmetic
-    return build_model(cfg, shapes(), device).to(memory_format=torch.contiguous_format)
+    return build_model(cfg, SHAPES, device).to(memory_format=torch.contiguous_format)
 
 
 def inputs(cfg: Config, frames: int) -> tuple[torch.Tensor, ...]:
@@ -135,12 +137,3 @@ def noise_clips(on: torch.device, clips: int, frames: int) -> tuple[torch.Tensor
     """First frames (clips, 1, C, H, W) and poses (clips, frames, C, H, W), the same in every process."""
     rng = torch.Generator().manual_seed(0)
     return tuple(torch.rand(clips, n, *SHAPE, generator=rng).to(on) for n in (1, frames))
-
-
-def shapes() -> Any:
-    """Stands in for clips where only their shapes are needed."""
-    return _Shapes()
-
-
-class _Shapes:
-    frames = cond = torch.empty(1, *SHAPE)

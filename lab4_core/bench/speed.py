@@ -22,16 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab4_core import accel
 from lab4_core.batches import make_batch
-from lab4_core.bench.sides import (
-    Apart,
-    config,
-    noise_clips,
-    one_by_one,
-    our_step,
-    seconds_of,
-    shapes,
-    their_step,
-)
+from lab4_core.bench.sides import SHAPES, Apart, config, noise_clips, one_by_one, our_step, seconds_of, their_step
 from lab4_core.clock import Clock
 from lab4_core.data import Clips, load_data
 from lab4_core.free_running import rollout
@@ -137,7 +128,7 @@ def rollouts(on: torch.device, frames: int, clips: int, used: dict[str, torch.dt
     """Test clips predicted in one batch, one row per arithmetic, against one clip after the other: once each, since
     they are long, after a warm-up of a few frames."""
     cfg = config("fp32", on, quick)
-    model, (past, cond) = build_model(cfg, shapes(), on).eval(), noise_clips(on, clips, frames)
+    model, (past, cond) = build_model(cfg, SHAPES, on).eval(), noise_clips(on, clips, frames)
     with Apart(one_by_one, cfg, clips, frames) as plain:
         plain()  # a warm-up
         theirs, rows = seconds_of(plain), []

@@ -12,6 +12,11 @@ def flag(help: str, default: Any = None, lab: Any = None) -> Any:
     return field(default=default, metadata={"help": help, "lab": lab})
 
 
+def no_effect(name: str, value: Any, why: str) -> str:
+    """The note on a flag that was typed and changes nothing."""
+    return f"--{name}{'' if value is True else f' {value}'} has no effect: {why}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BairFlags:
     """The flags that only train_fixed_prior.py has. All but the first four, which say nothing about the model, imply
@@ -52,7 +57,7 @@ RENAMED = {
     "tfr": "teacher_forcing.ratio",
     "kl_anneal_ratio": "annealing.ratio",
 }
-SHARED = {*RENAMED, "kl_anneal_cycle"}  # some are flags of the pose version too
+BAIR_TOO = {*RENAMED, "kl_anneal_cycle"}  # some are flags of the pose version too
 OURS = {f.name for f in fields(BairFlags)} - {"data_root", "log_dir", "model_dir", "cuda"}
 
 
@@ -61,9 +66,7 @@ def is_bair(typed: Mapping[str, Any]) -> bool:
     return bool(OURS & typed.keys())
 
 
-def bair_overrides(
-    typed: Mapping[str, Any], n_past: int | None, whole: bool = True
-) -> tuple[dict[str, Any], list[str]]:
+def bair_overrides(typed: Mapping[str, Any], n_past: int | None, whole: bool) -> tuple[dict[str, Any], list[str]]:
     """(overrides of `Config` on top of the preset svg-lab, lines on flags without an effect) for the typed flags.
 
     n_past: from the same command line, if typed; n_future counts from it. whole: where no flag says otherwise, teacher
@@ -90,7 +93,5 @@ def bair_overrides(
         if "kl_anneal_cyclical" in typed:
             values["annealing.cycles"] = typed.get("kl_anneal_cycle", 3)
         elif "kl_anneal_cycle" in typed:
-            notes.append(
-                f"--kl_anneal_cycle {typed['kl_anneal_cycle']} has no effect: --kl_anneal_cyclical is not given"
-            )
+            notes.append(no_effect("kl_anneal_cycle", typed["kl_anneal_cycle"], "--kl_anneal_cyclical is not given"))
     return values, notes

@@ -66,9 +66,7 @@ class Claims:
             print(Table(rows, findings.FINDINGS).to_markdown(), end="")
             return
         for claim, folder in chosen:
-            judged = findings.judged_on_all(claim, folder)
-            for name in dict.fromkeys(row["data"] for row in judged):
-                own = [row for row in judged if row["data"] == name]
-                print(f"{claim.name}, {name}: {claims.overall(own)} ({claim.claim}; {claim.source})")
-                for row in own:
+            for name, rows in findings.by_dataset(claim, folder).items():
+                print(f"{claim.name}, {name}: {claims.overall(rows)} ({claim.claim}; {claim.source})")
+                for row in rows:
                     print("   ", claims.sentence(row))

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from lab4_core.cli import lab_flags
-from lab4_core.cli.lab_flags import TesterFlags
 from lab4_core.cli.options import File, Files, Folder, TestFlags, Whole
 from lab4_core.cli.recipe import note
-from lab4_core.cli.runs import dataset_for, open_run, print_score, score
+from lab4_core.cli.runs import dataset_for, open_run, print_score
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import write_text
 
@@ -44,9 +43,12 @@ class Evaluate:
     """also write the scores and their protocol to this file"""
 
     def main(self) -> None:
+        from lab4_core.inference import evaluate
+
         run = open_run(self.run, None, self.data, {})
-        more = {"lpips": self.lpips, "fvd": self.fvd, "single": self.single}
-        result = score(run, self.data, self.split, self.samples, self.device, self.frames, **more)
+        how = {"split": self.split, "n_samples": self.samples, "device": self.device, "frames": self.frames,
+               "lpips": self.lpips, "fvd": self.fvd, "single": self.single}  # fmt: skip
+        result = evaluate(run, data=dataset_for(run, self.data), **how)
         print_score(result)
         if self.json:
             write_text(self.json, json.dumps(result.summary(), indent=1) + "\n")
@@ -70,7 +72,7 @@ class Test:
     lab: OmitArgPrefixes[TestFlags] = field(default_factory=TestFlags)
 
     def main(self) -> None:
-        flags = TesterFlags(**vars(self.lab))
+        flags = self.lab
         values, notes = lab_flags.tester_overrides(flags)
         ckpt = lab_flags.either(
             "RUN", self.run, "--ckpt", lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)

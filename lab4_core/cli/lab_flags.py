@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab4_core.cli.bair_flags import SHARED as BAIR_TOO
-from lab4_core.cli.bair_flags import BairFlags, bair_overrides, flag, is_bair
+from lab4_core.cli.bair_flags import BAIR_TOO, BairFlags, bair_overrides, flag, is_bair, no_effect
 from lab4_core.errors import Lab4Error, unknown
 
 # values of --kl_anneal_type, in any case; the reports' None and NoKL_Annealing are the same thing
@@ -23,7 +22,6 @@ ANNEALING = {
     "none": "none",
     "without": "none",
 }
-SHARED = ("batch_size", "partial", "fast_partial", "device")  # flags of the lab that are fields of Config as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +113,7 @@ TESTING = {*PATHS, "test", "F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "f
 
 def given(flags: LabFlags) -> dict[str, Any]:
     """The flags that were typed, with their values."""
-    return {
-        f.name: value
-        for f in dataclasses.fields(flags)
-        if (value := getattr(flags, f.name)) is not f.default and value != f.default
-    }
+    return {f.name: value for f in dataclasses.fields(flags) if (value := getattr(flags, f.name)) != f.default}
 
 
 def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
@@ -151,12 +145,12 @@ def lab_overrides(
     """
     typed = given(flags)
     values: dict[str, Any] = {}
-    notes = [f"--{name} {_shown(typed[name])}has no effect: {why}" for name, why in NO_EFFECT.items() if name in typed]
+    notes = [no_effect(name, typed[name], why) for name, why in NO_EFFECT.items() if name in typed]
     if is_bair(typed):
         values, more = bair_overrides(typed, n_past, whole=preset is None)
         pose = (RENAMED.keys() | {"optim", "kl_anneal_type", "fast_train", "fast_train_epoch"}) - BAIR_TOO
-        notes += [f"--{name} {_shown(typed[name])}has no effect: the other flags are those of the BAIR version, which "
-                  "does not know it" for name in typed if name in pose]  # fmt: skip
+        why = "the other flags are those of the BAIR version, which does not know it"
+        notes += [no_effect(name, value, why) for name, value in typed.items() if name in pose]
         return values, notes + more
 
     if "optim" in typed:
@@ -172,11 +166,11 @@ def lab_overrides(
         unused = {"none": ("kl_anneal_ratio", "kl_anneal_cycle"), "monotonic": ("kl_anneal_cycle",)}
         for name in unused.get(kind, ()):
             if name in typed:
-                notes.append(f"--{name} {typed.pop(name)} has no effect: annealing is {kind}")
+                notes.append(no_effect(name, typed.pop(name), f"annealing is {kind}"))
     if flags.fast_train:  # the template checks for an epoch above N, counted from 0, and after taking its data: N + 2
         values["fast_epochs"] = typed.get("fast_train_epoch", 5) + 2
     elif "fast_train_epoch" in typed:
-        notes.append(f"--fast_train_epoch {flags.fast_train_epoch} has no effect: --fast_train is not given")
+        notes.append(no_effect("fast_train_epoch", flags.fast_train_epoch, "--fast_train is not given"))
     values |= {key: typed[name] for name, key in RENAMED.items() if name in typed}
     return values, notes
 
@@ -186,7 +180,7 @@ def tester_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
     typed = given(flags)
     values = {RENAMED[name]: typed[name] for name in TESTING if name in typed and name in RENAMED}
     notes = [
-        f"--{name} {_shown(value)}has no effect: {NO_EFFECT.get(name, 'it belongs to training')}"
+        no_effect(name, value, NO_EFFECT.get(name, "it belongs to training"))
         for name, value in typed.items()
         if name not in TESTING
     ]
@@ -196,10 +190,6 @@ def tester_overrides(flags: LabFlags) -> tuple[dict[str, Any], list[str]]:
 def for_bare_weights(flags: LabFlags) -> list[str]:
     """The typed flags for what a run knows about itself and a bare checkpoint does not."""
     return [f"--{name} {value}" for name, value in given(flags).items() if name in TESTING & RENAMED.keys()]
-
-
-def _shown(value: Any) -> str:
-    return "" if value is True else f"{value} "
 
 
 def _choice(name: str, value: str, known: dict[str, str]) -> str:

@@ -72,8 +72,7 @@ def _flag_type(f: dataclasses.Field, hint: Any) -> tuple[Any, str | None, Any]:
 
 def typed(flags: Any) -> dict[str, Any]:
     """The flags of a `flags_of(Config)` that were typed, as overrides."""
-    values = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
-    return {k: names(k, v) for k, v in values.items() if v is not None}
+    return {k: names(k, v) for k, v in vars(flags).items() if v is not None}
 
 
 COMMON = ("data", "model", "minutes", "seed")  # fields of Config that are options of the commands themselves
@@ -82,7 +81,7 @@ COMMON = ("data", "model", "minutes", "seed")  # fields of Config that are optio
 ConfigFlags = flags_of(Config, without=COMMON)
 ConfigFlags.__doc__ = """Fields of a run. The defaults shown are the lab's; preset and profile may say otherwise.
 A KIND is the name of a part; an unknown one lists them all. --set annealing.cycles=4 sets a value of a part."""
-TrainFlags = flags_of(LabFlags)
+TrainFlags = flags_of(LabFlags)  # with the same names and defaults, so these serve as LabFlags and TesterFlags
 TestFlags = flags_of(TesterFlags)
 
 

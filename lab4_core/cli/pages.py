@@ -42,5 +42,5 @@ class StudentEdition:
             print(self.out)
             return 0
         findings = check_edition(self.check)
-        print("\n".join(map(str, findings)))
+        print(*findings, sep="\n")
         return 0 if all(finding.done for finding in findings) else 1

@@ -45,33 +45,17 @@ def dataset_for(run: Any, root: str | None) -> Any:
     return load_data(build("data", {"kind": kind, "root": options.dataset_root(root), **size}))
 
 
-def score(
-    run: Any,
-    root: str | None,
-    split: str = "val",
-    samples: int | None = None,
-    device: str = "auto",
-    frames: int | None = None,
-    **more: Any,
-) -> Any:
-    from lab4_core.inference import evaluate
-
-    data = dataset_for(run, root)
-    return evaluate(run, split=split, n_samples=samples, data=data, device=device, frames=frames, **more)
-
-
 def print_score(score: Any) -> None:
     """Print the scores of the model and its baselines, and how they were measured."""
     from lab4_core.scores import MEASURES
 
     means = score.means
-    rows = {"this run": means.pop("this model"), **means}
-    shown = {k: v for k, v in MEASURES.items() if k in rows["this run"]}
+    shown = {k: v for k, v in MEASURES.items() if k in means["this model"]}
     print(f"{'':16}" + "".join(f"{title:>11}" for title, _ in shown.values()) + "  worst frame (dB)")
-    for name, values in rows.items():
+    for name, values in means.items():
         cells = "".join(f"{format(values[k], f) if k in values else '-':>11}" for k, (_, f) in shown.items())
-        worst = score.rows.get(name, score.rows["this model"])["psnr"].min()
-        print(f"{name.replace('_', ' '):16}{cells}{worst:18.2f}")
+        label = "this run" if name == "this model" else name.replace("_", " ")
+        print(f"{label:16}{cells}{score.rows[name]['psnr'].min():18.2f}")
     print("copy previous knows the true previous frame: a yardstick, no prediction")
     if score.drift:
         print(f"drift: {score.drift_text}")

@@ -73,13 +73,13 @@ def check_points(
     points: Sequence[Mapping[str, Any]], own: Mapping[str, Any], recipe: Mapping[str, str], data: str | None
 ) -> None:
     """If no point of a sweep can run, the command is wrong: raise the first point's error at once."""
-    for i, point in enumerate(points):
-        keys = {"preset", "profile"}
-        overrides = layer(own, {k: v for k, v in point.items() if k not in keys})
+    error = None
+    for point in points:
+        overrides = layer(own, {k: v for k, v in point.items() if k not in recipe})
         try:
-            load_config(**{**recipe, **{k: v for k, v in point.items() if k in keys}}, data=data, overrides=overrides)
+            load_config(**{k: point.get(k, v) for k, v in recipe.items()}, data=data, overrides=overrides)
             return
         except Lab4Error as e:
-            error = e if i == 0 else error  # noqa: F821 - bound by the first turn
-    if points:
+            error = error or e
+    if error:
         raise error

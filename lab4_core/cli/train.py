@@ -9,10 +9,9 @@ from typing import Literal
 from tyro.conf import OmitArgPrefixes, UseAppendAction
 
 from lab4_core.cli import lab_flags, options
-from lab4_core.cli.lab_flags import LabFlags
 from lab4_core.cli.options import ConfigFlags, TrainFlags
 from lab4_core.cli.recipe import Common, note
-from lab4_core.cli.runs import draw, open_run, print_score, score
+from lab4_core.cli.runs import dataset_for, draw, open_run, print_score
 from lab4_core.config import Config, layer
 from lab4_core.errors import Lab4Error
 from lab4_core.presets import load_config
@@ -31,15 +30,14 @@ class Train(Common):
 
     def configuration(self) -> tuple[Config, list[str]]:
         """The configuration of the run, and the lines on flags without an effect."""
-        flags = self.flags()
-        lab_values, notes = lab_flags.lab_overrides(flags, self.config.n_past, self.preset)
+        lab_values, notes = lab_flags.lab_overrides(self.lab, self.config.n_past, self.preset)
         typed = options.typed(self.config), self.own(), options.set_overrides(self.sets)
         asked = {k: v for values in typed for k, v in values.items()}
         if all(asked.get(k) is not None for k in ("steps", "minutes")):  # layered, the later one would win silently
             raise Lab4Error(f"steps = {asked['steps']}, minutes = {asked['minutes']}: expected at most one of them")
         overrides = layer(lab_values, *typed)
-        recipe = self.recipe(overrides, lab=bool(lab_flags.given(flags)))
-        root = lab_flags.local_path(lab_flags.data_root(self.data, flags))
+        recipe = self.recipe(overrides, lab=bool(lab_flags.given(self.lab)))
+        root = lab_flags.local_path(lab_flags.data_root(self.data, self.lab))
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
@@ -48,11 +46,8 @@ class Train(Common):
                 raise Lab4Error(f"{e} (to try several values: lab4 sweep --set {' --set '.join(lists)})") from e
             raise
 
-    def flags(self) -> LabFlags:
-        return LabFlags(**vars(self.lab))
-
     def main(self) -> None:
-        flags = self.flags()
+        flags = self.lab
         cfg, notes = self.configuration()
         out = lab_flags.out_folder(self.out, flags)
         ckpt = lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
@@ -71,10 +66,12 @@ class Train(Common):
             )
         note(*notes)
         if flags.test:
+            from lab4_core.inference import evaluate
+
             root = lab_flags.data_root(self.data, flags)
             values = {k: cfg.to_dict()[k] for k in ("model", "data", "eval_frames")}
             run = open_run(ckpt, out, root, values, lab_flags.for_bare_weights(flags))
-            result = score(run, root, device=cfg.device, frames=flags.val_vi_len)
+            result = evaluate(run, data=dataset_for(run, root), device=cfg.device, frames=flags.val_vi_len)
             print_score(result)
         else:
             from lab4_core.distributed import leads

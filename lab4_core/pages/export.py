@@ -65,6 +65,7 @@ mtable[columnspacing^="0em"] > mtr > mtd:nth-child(2n+3) { padding-left: 2em; }
   .output, .rendered_html { overflow: visible; } table { font-size: 8pt; } th, td { padding: .2em .4em; } }
 """
 
+HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 # The addresses of a srcset: each up to a blank, then what follows it up to a comma (a data: address has commas inside)
 SRCSET = re.compile(r"[\s,]*(\S*[^\s,])(?:,+(?=\s|$)|[^,]*)")
 # Tells the browser itself to load nothing: whatever a notebook puts into the page, it stays offline.
@@ -123,7 +124,7 @@ def _without_the_live_parts(notebook: Any, show_code: bool) -> Any:
     heading, cells = "", []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            heading = (re.findall(r"^#{1,6}\s+(.+?)\s*#*$", cell.source, re.MULTILINE) or [heading])[-1]
+            heading = (HEADING.findall(cell.source) or [heading])[-1]
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_live(output)]
             for output in cell.outputs:
@@ -161,8 +162,7 @@ def _prepare_output(output: Any, alt: str) -> None:
 
 def _first_heading(notebook: Any) -> str | None:
     """The first heading as plain text, without its marks for emphasis and code."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", text, re.MULTILINE)
+    found = HEADING.search("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"))
     return re.sub(r"[*`$]", "", found[1]) if found else None
 
 

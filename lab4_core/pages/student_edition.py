@@ -108,7 +108,7 @@ def build_edition(out: str | os.PathLike, source: str | os.PathLike = NOTEBOOKS)
     folder = Path(out).expanduser()
     if folder.is_dir() and any(folder.iterdir()):
         raise Lab4Error(f"--out {folder}: expected a new or empty folder; a student's work is not written over")
-    written, texts = [], {}
+    texts = {}
     for path in sorted(Path(source).glob("*.ipynb")):
         if path.name == ANSWERS:
             continue
@@ -123,10 +123,10 @@ def build_edition(out: str | os.PathLike, source: str | os.PathLike = NOTEBOOKS)
         texts[path.name] = nbformat.writes(notebook) + "\n"
     if not texts:
         raise Lab4Error(f"{source}: expected notebooks, found none")
-    for name, text in {**texts, "README.md": README.format(folder=folder.name)}.items():
+    texts["README.md"] = README.format(folder=folder.name)
+    for name, text in texts.items():
         write_text(folder / name, text)
-        written.append(folder / name)
-    return written
+    return [folder / name for name in texts]
 
 
 def chain(notebook: Any, reference: Any) -> list[tuple[str, str]]:

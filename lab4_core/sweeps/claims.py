@@ -41,7 +41,6 @@ from lab4_core.sweeps.table import cell_text
 
 FOLDER = NOTEBOOKS / "sweeps"
 DATASETS = {"dancer": "synthetic dancer", "lab4": "real frames"}  # folder under results/ -> what to call it
-VERDICTS = ("holds", "does not hold", "undecided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ class Claim:
 
     @property
     def contexts(self) -> list[Point]:
-        return expand(self.where) if self.where else [{}]
+        return expand(self.where)
 
     def point(self, context: Point, level: str, seed: int) -> Point:
         return {**self.common, **context, **self.levels[level], "seed": seed}
@@ -138,7 +137,7 @@ def verdict(expects: str, low: float, high: float, margin: float) -> str:
         holds, fails = -margin < low and high < margin, low > margin or high < -margin
     else:
         holds, fails = low > 0 and high >= margin, high < margin
-    return VERDICTS[0] if holds else VERDICTS[1] if fails else VERDICTS[2]
+    return "holds" if holds else "does not hold" if fails else "undecided"
 
 
 def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab4_core.errors import Lab4Error
-from lab4_core.sweeps.point import lost, run_one, settle, start
+from lab4_core.sweeps.point import one_line, outcome, run_one, settle, start
 
 RAY_ATTEMPTS = 2
 Job = tuple[dict[str, Any], Path, Path, int, float]
@@ -35,8 +35,7 @@ def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
                 live[process.sentinel] = process, job[1], own
             for sentinel in wait(list(live)):
                 process, folder, own = live.pop(sentinel)
-                process.join()
-                settle(folder, process.exitcode)
+                outcome(process, folder)
                 free.append(own)
                 yield folder
     finally:
@@ -87,7 +86,7 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
                 try:
                     ray.get(ref)
                 except ray.exceptions.RayError as e:
-                    lost(folder, e)
+                    settle(folder, one_line(str(e)))
                 yield folder
     finally:
         if started:
@@ -98,13 +97,9 @@ def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
     """Slurm jobs through submitit; with `cluster` "local" or "debug", submitit's own stand-ins for a cluster."""
     submitit = _extra("submitit")
     executor = submitit.AutoExecutor(folder=options["out"] / "slurm", cluster=options.get("cluster"))
-    executor.update_parameters(
-        name="lab4", timeout_min=math.ceil(options["minutes"]) + 5, cpus_per_task=max(1, jobs[0][3])
-    )
-    if options.get("partition"):
-        executor.update_parameters(slurm_partition=options["partition"])
-    if options.get("gpus"):
-        executor.update_parameters(gpus_per_node=options["gpus"])
+    executor.update_parameters(name="lab4", timeout_min=math.ceil(options["minutes"]) + 5, cpus_per_task=jobs[0][3])
+    asked = {"slurm_partition": options.get("partition"), "gpus_per_node": options.get("gpus")}
+    executor.update_parameters(**{k: v for k, v in asked.items() if v})
     waiting, live = list(jobs), {}
     try:
         while waiting or live:
@@ -115,7 +110,7 @@ def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
             for job in done:
                 folder = live.pop(job)
                 if (error := job.exception()) is not None:
-                    lost(folder, error)
+                    settle(folder, one_line(str(error)))
                 yield folder
             if not done:
                 time.sleep(0.5)

@@ -15,7 +15,7 @@ from lab4_core.paths import ROOT, replacing
 from lab4_core.sweeps.claims import DATASETS, FOLDER, Claim, finished_row, judge, overall
 
 
-def results_path(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> Path:
+def results_path(claim: Claim, folder: Path, data: str) -> Path:
     return folder / "results" / data / f"{claim.name}.csv"
 
 
@@ -48,17 +48,22 @@ def read_results(claim: Claim, folder: Path = FOLDER, data: str = "dancer") -> l
     return read_table(results_path(claim, folder, data))
 
 
-def judged_on_all(claim: Claim, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The rows of `judge` for each dataset on which the claim was measured (and always the dancer), each with the
-    dataset's name as "data" and the command that measures it."""
-    found = []
+def by_dataset(claim: Claim, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of `judge` by the name of each dataset on which the claim was measured (and always the dancer), each
+    with that name as "data" and the command that measures it."""
+    found = {}
     for data, name in DATASETS.items():
         if data == "dancer" or results_path(claim, folder, data).is_file():
             command = f"lab4 claims {shown_path(folder)}/{claim.name}.yaml --run"
             command += "" if data == "dancer" else " --data LAB4_Dataset"
             rows = judge(claim.on(data), read_results(claim, folder, data))
-            found += [{**row, "data": name, "command": command} for row in rows]
+            found[name] = [{**row, "data": name, "command": command} for row in rows]
     return found
+
+
+def judged_on_all(claim: Claim, folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """The rows of `by_dataset` in one list."""
+    return [row for rows in by_dataset(claim, folder).values() for row in rows]
 
 
 def shown_path(folder: Path) -> str:
@@ -90,9 +95,7 @@ def finding_rows(claims: Sequence[Claim], folder: Path = FOLDER) -> list[dict[st
     """One short row per claim and dataset: what was measured, in words, and the overall verdict."""
     found = []
     for claim in claims:
-        judged = judged_on_all(claim, folder)
-        for name in dict.fromkeys(row["data"] for row in judged):
-            rows = [row for row in judged if row["data"] == name]
+        for name, rows in by_dataset(claim, folder).items():
             measured = "; ".join(short(row) for row in rows if row["low"] is not None)
             found.append({"claim": claim.claim, "source": claim.source, "frames": name, "measured": measured or None,
                           "verdict": overall(rows), "file": f"{claim.name}.yaml"})  # fmt: skip

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import traceback
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,10 @@ def run_one(
     """
     process = start(params, Path(folder), Path(notebook), threads, minutes)
     try:
-        process.join()
+        return outcome(process, Path(folder))
     except BaseException:
         process.terminate()
         raise
-    return settle(Path(folder), process.exitcode)
 
 
 def start(
@@ -120,14 +118,13 @@ def _papermill(params: dict[str, Any], folder: Path, notebook: Path) -> None:
 def _die_with_parent() -> None:
     """A killed sweep must not leave its points running: the next start would run them a second time.
     (The kernel watches this process in the same way. The parent pid would not help: it is the fork server's.)"""
-    wait([multiprocessing.parent_process().sentinel])
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 
 def _die_of_time(folder: Path, minutes: float) -> None:
     """End a hanging execution, from a thread beside it. What was trained is in the run and resumes from there."""
-    reason = f"not finished after {minutes:g} minutes, its time limit; started again, its training continues"
-    write_text(folder / "status.json", json.dumps({"status": "failed", "reason": reason}))
+    settle(folder, f"not finished after {minutes:g} minutes, its time limit; started again, its training continues")
     os._exit(1)
 
 
@@ -166,12 +163,18 @@ def one_line(text: str) -> str:
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())[:300]
 
 
-def settle(folder: Path, exitcode: int | None) -> dict[str, Any]:
-    """The status of a point whose process has ended. One that died silently has failed too."""
+def outcome(process: multiprocessing.Process, folder: Path) -> dict[str, Any]:
+    """Wait for the process of a point; returns the point's status. One that died silently has failed too."""
+    process.join()
+    log = folder / "log.txt"
+    return settle(folder, f"the process ended without a result (exit code {process.exitcode}), see {log}")
+
+
+def settle(folder: Path, reason: str) -> dict[str, Any]:
+    """The status of a point that has ended: if it left none, it failed for this reason."""
     status = read_status(folder)
     if status.get("status") in (None, "running"):
-        status = {"status": "failed", "reason": f"the process ended without a result (exit code {exitcode}), "
-                  f"see {folder / 'log.txt'}"}  # fmt: skip
+        status = {"status": "failed", "reason": reason}
         write_text(folder / "status.json", json.dumps(status))
     return status
 
@@ -184,9 +187,3 @@ def read_status(folder: str | os.PathLike) -> dict[str, Any]:
     except Lab4Error:
         return {}
     return status if isinstance(status.get("status"), str) else {}
-
-
-def lost(folder: Path, error: BaseException) -> None:
-    """Mark a job that was lost (node gone, time limit) as failed, with the engine's own message as the reason."""
-    if read_status(folder).get("status") in (None, "running"):
-        write_text(folder / "status.json", json.dumps({"status": "failed", "reason": one_line(str(error))}))

@@ -151,9 +151,10 @@ def run_sweep(
     options = {**(options or {}), "minutes": minutes, "out": out}
     with owning(out):
         write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
-        if stale := sum(set_aside(folder, p) for p, folder in zip(params, folders)):
-            say(f"sweep: {stale} points were measured on other data than lie there now: they run again")
-        if old := sum(other_code(folder, p) for p, folder in zip(params, folders)):
+        measured = {folder: found for p, folder in zip(params, folders) if (found := _measured(folder, p))}
+        if stale := {folder for folder, found in measured.items() if set_aside(folder, *found)}:
+            say(f"sweep: {len(stale)} points were measured on other data than lie there now: they run again")
+        if old := sum(of_other_code(*found) for folder, found in measured.items() if folder not in stale):
             say(f"sweep: note: {old} points were trained before the code of their parts changed; they are kept: delete "
                 f"their folders in {out / 'points'} to run them again")  # fmt: skip
         todo = {
@@ -180,14 +181,11 @@ def run_sweep(
     return rows
 
 
-def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
+def set_aside(folder: Path, result: Mapping[str, Any], config: Config) -> bool:
     """Whether a finished point was measured on data that have changed since. Its run is then kept under another name,
     run-<digest of its data>, and the point counts as not run."""
-    if not (measured := _measured(folder, params)):
-        return False
     from lab4_core.data import load_data  # needs torch and the frames: only if there is something to compare
 
-    result, config = measured
     trained = (result.get("data") or {}).get("digest")
     try:
         if not trained or load_data(config).digest == trained:
@@ -197,12 +195,6 @@ def set_aside(folder: Path, params: Mapping[str, Any]) -> bool:
     os.replace(folder / "run", folder / f"run-{trained}")
     (folder / "status.json").unlink()
     return True
-
-
-def other_code(folder: Path, params: Mapping[str, Any]) -> bool:
-    """Whether a finished point was trained before the code of its parts changed."""
-    measured = _measured(folder, params)
-    return measured is not None and of_other_code(*measured)
 
 
 def _measured(folder: Path, params: Mapping[str, Any]) -> tuple[dict[str, Any], Config] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lab4_core.errors import Lab4Error
+from lab4_core.runlog import Run
 from lab4_core.sweeps.point import read_status
 
 EVERY = 30.0  # seconds between two lines
@@ -41,11 +42,8 @@ def under_way(folder: Path) -> str:
     if read_status(folder).get("status") in ("finished", "failed"):
         return ""
     for log in (folder / "run").glob("*/metrics.jsonl"):
-        try:
-            epochs = json.loads((log.parent / "config.json").read_text(encoding="utf-8"))["epochs"]
-            records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-            done = [r["epoch"] + 1 for r in records if r["kind"] == "epoch"]
-            return f"epoch {done[-1]}/{epochs}" if done else ""
-        except (OSError, ValueError, KeyError, TypeError):  # half a line, which will be whole in a moment
-            return ""
+        with suppress(Lab4Error, KeyError, TypeError):  # a damaged log says nothing
+            run = Run(log.parent)
+            if epochs := run.metrics("epoch"):
+                return f"epoch {epochs[-1]['epoch'] + 1}/{run.config.epochs}"
     return ""
