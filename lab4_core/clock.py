@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from lab4_core.config import Config
 from lab4_core.data.windows import Windows
@@ -19,7 +22,7 @@ class Position:
     epochs: int
     step: int
     steps: int
-    windows: Windows
+    windows: Windows | None
     pass_index: int
     index: int
 
@@ -28,6 +31,22 @@ class Position:
         if schedule.unit == "epoch":
             return schedule(self.epoch, self.epochs)
         return schedule(self.step, self.steps)
+
+
+def positions(cfg: Config, ends: Sequence[tuple[int, int]], most: int = 2000) -> list[tuple[float, Position]]:
+    """Where a run stood at its optimizer steps, or at `most` of them: (epochs done, as a fraction; position), without
+    a batch. ends: (0, 0), and what its log knows: (steps, epochs) done at the end of each epoch."""
+    steps, epochs = np.array(ends, float).T
+    done, of_an_epoch = int(steps[-1]), (steps[-1] - steps[-2]) / (epochs[-1] - epochs[-2])
+    total = (
+        cfg.steps or MINUTES_RESOLUTION if cfg.steps or cfg.minutes else done + (cfg.epochs - epochs[-1]) * of_an_epoch
+    )
+    found = []
+    for step in np.unique(np.linspace(0, done, max(1, min(done, most)), endpoint=False).astype(int)):
+        x = np.interp(step, steps, epochs)
+        at = x / cfg.epochs * MINUTES_RESOLUTION if cfg.minutes else step
+        found.append((float(x), Position(int(x), cfg.epochs, int(at), int(total), None, 0, 0)))
+    return found
 
 
 class Clock:

@@ -1,16 +1,17 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 
+from lab4_core.config import Config
 from lab4_core.errors import Lab4Error
 from lab4_core.plots import (
     band,
     dips,
     plot_dips,
+    plot_effects,
     plot_kld_vs_psnr,
     plot_psnr_per_frame,
     plot_schedule,
@@ -23,7 +24,7 @@ from lab4_core.plots import (
 )
 from lab4_core.plots.psnr import smooth, student_t
 from lab4_core.plots.style import labels
-from lab4_core.schedules import Cyclical, Monotonic
+from lab4_core.schedules import Cyclical, Monotonic, MultiStep
 from lab4_core.scores import Score
 from lab4_core.teacher_forcing import Linear
 
@@ -33,7 +34,7 @@ class FakeRun:
 
     def __init__(self, name="a", epochs=4, annealing=None, seed=0, result=None):
         self.name, self.dir, self.result = name, Path(f"{name}-{seed:012x}"), result or {}
-        self.config = SimpleNamespace(annealing=annealing or Cyclical(), beta=1.0, seed=seed)
+        self.config = Config(annealing=annealing or Cyclical(), seed=seed, epochs=max(1, epochs))
         values = {"loss": 1.0, "mse": 0.5, "kld": 3.0, "beta": 0.1, "tfr": 0.5, "lr": 1e-3}
         self.records = []
         for e in range(epochs):
@@ -66,8 +67,20 @@ def test_training_curves_are_the_logged_values_at_epochs_done():
     panels = {ax.get_title(): ax for ax in figure.axes}
     assert len(panels) == 6
     assert line(panels["loss"], "a").get_xydata().tolist() == [[1, 1], [2, 1], [3, 1], [4, 1]]
-    # beta moves inside an epoch: it is drawn from the step records, half an epoch apart
-    assert line(panels["KL weight"], "a").get_xydata()[:3].tolist() == [[0.5, 0.1], [1, 0.2], [1.5, 0.1]]
+
+
+@pytest.mark.parametrize("length", [{}, {"steps": 80}, {"minutes": 4.0}])
+def test_schedules_are_drawn_as_they_were_at_every_step_and_not_as_means_of_the_log(length):
+    run = FakeRun(annealing=Cyclical(cycles=2, unit="step"))
+    run.config = run.config.replace(beta=0.5, lr_schedule=MultiStep(milestones=(2,)), **length)
+    panels = {ax.get_title(): ax for ax in plot_training(run).axes}
+    x, beta = line(panels["KL weight"], "a").get_xydata().T
+    assert x[:-1].tolist() == pytest.approx([step / 20 for step in range(80)]) and x[-1] == 4
+    steps = 10_000 if "minutes" in length else 80
+    assert beta[:-1].tolist() == [0.5 * run.config.annealing(round(t * steps / 80), steps) for t in range(80)]
+    assert beta[39] > 0.4 and beta[40] == 0 and line(panels["KL weight"], "a").get_drawstyle() == "steps-post"
+    lr = line(panels["learning rate"], "a").get_ydata()
+    assert lr[39] == run.config.optimizer.lr and lr[40] < lr[39] and panels["teacher forcing"].get_ylim()[1] > 1
 
 
 def test_loss_axes_are_logarithmic_only_where_they_span_decades():
@@ -156,6 +169,11 @@ def test_psnr_figure_has_means_baselines_dips_and_bands():
     assert "repeat the first frame, mean 20.00 dB" in names and "copy the true previous frame, mean 100.00 dB" in names
     assert [t.get_text() for t in ax.texts] == ["41"]  # the first predicted frame is frame 1
     assert line(ax, "a, mean 29.90 dB").get_xdata()[0] == 1
+    assert "moving average over 5" in ax.get_xlabel()  # of 100 frames; over 15 the dip would be gone
+    other = plot_psnr_per_frame({"a": score(curve), "b": score(curve[::-1])}, n_dips=1, dips_of="b")
+    assert [t.get_text() for t in other.axes[0].texts] == ["60"]
+    short = plot_psnr_per_frame({"a": score(np.linspace(40, 20, 28))}).axes[0]
+    assert short.get_xlabel() == "frame" and line(short, "a, mean 30.00 dB").get_ydata()[0] == 40
     low, high = (
         ax.collections[0].get_paths()[0].vertices[:, 1].min(),
         ax.collections[0].get_paths()[0].vertices[:, 1].max(),
@@ -249,3 +267,12 @@ def test_a_setting_of_zero_is_a_setting():
 
 def test_student_t_is_the_quantile_of_its_table_and_beyond():
     assert student_t(1) == 12.7062 and student_t(18) == 2.1009 and student_t(40) == pytest.approx(2.021, abs=2e-3)
+
+
+def test_a_large_effect_is_an_arrow_with_its_value_and_presses_no_other_flat():
+    row = {"name": "n", "compared": "x against y", "where": "", "pairs": 4}
+    rows = [{**row, "effect": e, "low": e - 0.1, "high": e + 0.1, "verdict": "holds"} for e in (-4.5, 0.3)]
+    ax = plot_effects(rows).axes[0]
+    assert ax.get_xlim() == (-2.5, 2.5)
+    assert [t.get_text() for t in ax.texts] == ["-4.5 (-4.6 to -4.4)"]
+    assert len(ax.containers) == 1  # one errorbar

@@ -15,27 +15,38 @@ LOOKS = {"holds": (COLOURS[2], "o"), "does not hold": (COLOURS[1], "s"), "undeci
 
 
 @styled
-def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2) -> Figure:
+def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2, reach: float = 2.5) -> Figure:
     """Effects of `claims.judge` with their 95 % intervals, one line each; grey band: differences that count as none.
 
-    Comparisons that were not measured have no interval and are left out.
+    Comparisons that were not measured have no interval and are left out. The axis ends at `reach` dB, so that one large
+    effect does not make the others and the band invisible: an effect beyond it is an arrow with its value.
     """
     rows = [row for row in judged if row["low"] is not None]
     if not rows:
         return message("no claim has been measured yet")
-    figure = Figure(figsize=(9.5, 1.5 + 0.36 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9.5, 1.7 + 0.3 * len(rows)), layout="constrained")
     ax = figure.subplots()
     ax.axvspan(-margin, margin, color="#e8e8e8", zorder=0, label=f"within {margin:g} dB: no difference")
     ax.axvline(0, color=GREY, linewidth=1)
     said = set()
     for y, row in enumerate(rows):
         colour, marker = LOOKS[row["verdict"]]
-        label = None if row["verdict"] in said else f"claim: {row['verdict']}"
-        said.add(row["verdict"])
-        ax.errorbar(row["effect"], y, xerr=[[row["effect"] - row["low"]], [row["high"] - row["effect"]]], fmt=marker,
-                    color=colour, markersize=6, capsize=3, linewidth=1.6, label=label)  # fmt: skip
+        look = {"color": colour, "markersize": 4.5}
+        if row["verdict"] not in said:  # a key to the verdicts, whatever the first effect of its kind looks like
+            ax.plot([], [], marker, label=f"claim: {row['verdict']}", **look)
+            said.add(row["verdict"])
+        if abs(effect := row["effect"]) > reach:
+            edge, inwards = np.copysign(reach, effect), -np.copysign(8, effect)
+            ax.plot(edge, y, "<" if effect < 0 else ">", clip_on=False, **look)
+            ax.annotate(f"{effect:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})", (edge, y), (inwards, 0), fontsize=8,
+                        textcoords="offset points", ha="left" if effect < 0 else "right", va="center")  # fmt: skip
+            continue
+        ax.errorbar(effect, y, xerr=[[effect - row["low"]], [row["high"] - effect]], fmt=marker, capsize=3,
+                    linewidth=1.6, **look)  # fmt: skip
     names = [f"{r['name']}: {r['compared']}{', ' * bool(r['where'])}{r['where']} ({r['pairs']} pairs)" for r in rows]
-    ax.set(yticks=range(len(rows)), yticklabels=names, xlabel="effect on the PSNR of the rollout (dB)")
+    ax.set(xlabel="effect on the PSNR of the rollout (dB)", xlim=(-reach, reach))
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    ax.tick_params(top=True, labeltop=True)  # the picture is longer than a screen
     figure.suptitle("Mean difference within pairs of one seed, 95 % interval")  # long names leave the axes narrow
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first one on top
     ax.grid(axis="y", visible=False)

@@ -68,21 +68,23 @@ def clip_curve(values: np.ndarray, clip: int | None) -> np.ndarray:
 
 @styled
 def plot_psnr_per_frame(
-    scores: Mapping[str, Any], *, clip: int | None = None, width: int = 15, n_dips: int = 4, n_past: int = 1
-) -> Figure:
+    scores: Mapping[str, Any], *, clip: int | None = None, width: int = 15, n_dips: int = 4, n_past: int = 1,
+    dips_of: str | None = None,
+) -> Figure:  # fmt: skip
     """PSNR against the number of the predicted frame.
 
-    scores: name -> `Score`, drawn thin with its moving average over `width` frames; or name -> list of `Score`s of
-    several seeds, drawn as their mean with its 95 % band, both smoothed. clip: which clip, by default the mean over
-    all. The baselines of the first score are grey, drawn in the same way. Triangles mark the `n_dips` deepest dips of
-    the first curve. n_past: how many frames are given, and so the number of the first predicted one. Raises `Lab4Error`
-    for scores of different lengths.
+    scores: name -> `Score`, drawn thin with its moving average over `width` frames (fewer where the clip has not twenty
+    times as many); or name -> list of `Score`s of several seeds, drawn as their mean with its 95 % band, both smoothed.
+    clip: which clip, by default the mean over all. The baselines of the first score are grey, drawn in the same way.
+    Triangles mark the `n_dips` deepest dips of the curve `dips_of`, by default the first. n_past: how many frames are
+    given, and so the number of the first predicted one. Raises `Lab4Error` for scores of different lengths.
     """
     groups = {name: list(s) if isinstance(s, (list, tuple)) else [s] for name, s in scores.items()}
     groups = {name: group for name, group in groups.items() if group}
     if not groups:
         return message("nothing to draw yet: no run has been scored")
-    first = next(iter(groups.values()))[0]
+    marked, (first, *_) = next(iter(groups.items()))
+    marked, width = dips_of or marked, min(width, first.psnr.shape[1] // 20 | 1)
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     ax = figure.subplots()
     for key, (name, dash) in BASELINES.items():
@@ -110,13 +112,14 @@ def plot_psnr_per_frame(
         else:
             ax.plot(x, mean, color=look["color"], linewidth=0.6, alpha=0.45)
         ax.plot(x, smooth(mean, width), label=label, **look)
-        if i == 0:
+        if name == marked:
             at = dips(mean, n_dips)
             ax.plot(x[at], mean[at], "v", color=look["color"], markersize=6, zorder=5)
             for t in at:
                 ax.annotate(str(x[t]), (x[t], mean[t]), (0, -13), textcoords="offset points", ha="center", fontsize=8)
     which = f"clip {clip}" if clip is not None else f"mean of {len(first.psnr)} clips" if len(first.psnr) > 1 else ""
-    ax.set(xlabel=f"frame (thin: each one; thick: moving average over {width})", ylabel="PSNR (dB)",
+    smoothed = f" (thin: each one; thick: moving average over {width})" if width > 1 else ""
+    ax.set(xlabel=f"frame{smoothed}", ylabel="PSNR (dB)",
            title=f"PSNR per predicted frame{', ' * bool(which)}{which}")  # fmt: skip
     ax.margins(x=0.02, y=0.1)
     # in a still clip a baseline has 100 dB for a while, which would flatten the curves: let it leave the picture

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lab4_core.clock import positions
 from lab4_core.plots.style import BASELINES, GREY, as_runs, labels, legend_below, line_look, message, plain, styled
 
 
@@ -52,13 +53,28 @@ def epochs_done(records: Sequence[Mapping[str, Any]], epoch_records: Sequence[Ma
     return np.where(inside, np.interp(steps, *ends.T), np.nan)
 
 
-TRAINING_PANELS = (  # field, title, unit, whether it is drawn step by step rather than as an epoch's mean
-    ("loss", "loss", "all its terms, L1 included", False),
-    ("mse", "reconstruction", "squared error, as in the loss", False),
-    ("kld", "KL divergence", "nats, reduced as in the loss", False),
-    ("beta", "KL weight", "beta", True),
-    ("tfr", "teacher forcing", "probability", True),
-    ("lr", "learning rate", "per step", True),
+def scheduled(run: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Epochs done, and beta, teacher forcing and learning rate from there on, at every optimizer step so far (or at
+    2,000 of them): what the run's schedules say, because its log holds means, which would round off a restart. In the
+    early epochs of a run that begins with a part of its data, a schedule that counts steps is drawn as if all were like
+    them."""
+    cfg, ends = run.config, [(0, 0), *((r["step"], r["epoch"] + 1) for r in run.metrics("epoch"))]
+    at = positions(cfg, ends)
+    values = {
+        "beta": [cfg.beta * p.of(cfg.annealing) for _, p in at],
+        "tfr": [cfg.teacher_forcing.ratio_at(p.epoch, p.epochs) for _, p in at],
+        "lr": [cfg.optimizer.lr * p.of(cfg.lr_schedule) for _, p in at],
+    }
+    return np.array([*(x for x, _ in at), ends[-1][1]]), {name: np.array([*v, v[-1]]) for name, v in values.items()}
+
+
+TRAINING_PANELS = (  # field, title, unit
+    ("loss", "loss", "all its terms, L1 included"),
+    ("mse", "reconstruction", "squared error, as in the loss"),
+    ("kld", "KL divergence", "nats, reduced as in the loss"),
+    ("beta", "KL weight", "beta"),
+    ("tfr", "teacher forcing", "probability"),
+    ("lr", "learning rate", "per step"),
 )
 
 
@@ -66,8 +82,8 @@ TRAINING_PANELS = (  # field, title, unit, whether it is drawn step by step rath
 def plot_training(runs: Any) -> Figure:
     """Loss, reconstruction, KL, beta, teacher forcing and learning rate against epochs done; one colour per run.
 
-    The first three are means over an epoch (thin: over a few steps); the last three are drawn step by step, since an
-    epoch's mean would hide a ramp inside it. Loss and KL are summed by each run's own convention.
+    The first three are means over an epoch (thin: over a few steps), as logged; the last three are what the run's
+    schedules gave at each step. Loss and KL are summed by each run's own convention.
     """
     runs = as_runs(runs)
     if not any(run.metrics("epoch") for run in runs):
@@ -78,17 +94,21 @@ def plot_training(runs: Any) -> Figure:
         epochs, steps = run.metrics("epoch"), run.metrics("step")
         if not epochs:
             continue
-        x_epoch, x_step, finer = column(epochs, "epoch") + 1, epochs_done(steps, epochs), len(steps) > len(epochs)
-        for ax, (field, _, _, by_step) in zip(axes.flat, TRAINING_PANELS):
-            x, records = (x_step, steps) if by_step and finer else (x_epoch, epochs)
-            if finer and not by_step:
+        x_epoch, x_step = column(epochs, "epoch") + 1, epochs_done(steps, epochs)
+        x_scheduled, values = scheduled(run)
+        for ax, (field, *_) in zip(axes.flat, TRAINING_PANELS):
+            if field in values:  # runs often share these: earlier ones are wider, so that they show behind later ones
+                width = 1.6 + min(5, len(runs) - 1 - i)
+                ax.step(x_scheduled, values[field], where="post", label=plain(name), linewidth=width, **line_look(i))
+                continue
+            if len(steps) > len(epochs):
                 ax.plot(x_step, column(steps, field), linewidth=0.7, alpha=0.3, **line_look(i))
-            # runs often share what is drawn by step: earlier ones are wider, so that they show behind later ones
-            width = 1.6 + min(5, len(runs) - 1 - i) if by_step else 1.6
-            draw(ax, x, column(records, field), label=plain(name), linewidth=width, **line_look(i))
-    for ax, (_, title, unit, _) in zip(axes.flat, TRAINING_PANELS):
+            draw(ax, x_epoch, column(epochs, field), label=plain(name), **line_look(i))
+    for ax, (field, title, unit) in zip(axes.flat, TRAINING_PANELS):
         ax.set(title=title, ylabel=unit)
-        if title not in ("KL weight", "teacher forcing"):  # these are shares: zero matters more than ratios
+        if field == "tfr":
+            ax.set_ylim(-0.03, 1.03)
+        elif field != "beta":  # a share: zero matters more than ratios
             scale_y(ax)
     for ax in axes[1]:
         from_zero(ax, "epochs done")
