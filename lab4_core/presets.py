@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from lab4_core import registry
-from lab4_core.config import Config, layer
+from lab4_core.config import Config, kind_of, layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.registry import check
 
@@ -152,8 +152,7 @@ def load_config(
     check(data is None or isinstance(data, (str, os.PathLike)), "data", data, "a folder with the dataset, as text")
     variable, there, made_here = source(preset, overrides)
     named = layer(overrides or {}).get("data")
-    kind = named.get("kind") if isinstance(named, dict) else named
-    kind = kind if isinstance(kind, str) else there
+    kind = kind_of(named) if isinstance(kind_of(named), str) else there
     if data and kind != there and not hasattr(registry.part_class("data", kind), "root"):
         raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {kind!r}: expected one of them")
     root = os.path.expanduser(data or os.environ.get(variable) or "")
@@ -172,7 +171,6 @@ def source(preset: str, overrides: dict[str, Any] | None = None) -> tuple[str, s
     """Where a configuration's data come from: an entry of `SOURCES`."""
     if not isinstance(preset, str) or preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    model = layer(PRESETS[preset], overrides or {}).get("model", "lab")
-    kind = model.get("kind") if isinstance(model, dict) else model
+    kind = kind_of(layer(PRESETS[preset], overrides or {}).get("model", Config.model))
     known = isinstance(kind, str) and kind in registry.kinds("model")  # Config refuses anything else
     return SOURCES[registry.part_class("model", kind).conditions if known else "poses"]
