@@ -294,6 +294,6 @@ class _Training:
             "device": accel.describe(self.device), "precision": str(self.learner.dtype).removeprefix("torch."),
             "parameters": count_parameters(model),
             "effective_beta": cfg.loss.effective_beta(peak, pixels, math.prod(model.latent_shape)),
-            "fingerprint": self.run.fingerprint, "code": cfg.code(),
+            "fingerprint": self.fingerprint, "code": cfg.code(),
             "data": {"name": self.data.name, "digest": self.data.digest},
         }  # fmt: skip

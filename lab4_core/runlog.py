@@ -49,10 +49,6 @@ class Run:
         return self.config.name
 
     @property
-    def fingerprint(self) -> str:
-        return self.dir.name.rpartition("-")[2]
-
-    @property
     def result(self) -> dict[str, Any]:
         """result.json, or {} before there is one."""
         path = self.dir / "result.json"
