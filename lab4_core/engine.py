@@ -164,11 +164,12 @@ class _Training:
         weights = self.learner.eval_weights()
         shapes = self.data.train.frames.shape[1:], self.data.train.cond.shape[1:]
         scores = {name: torch.from_numpy(values) for name, values in runlog.score_arrays(score).items()}
-        file = checkpoint.weights_file(self.cfg.to_dict()["model"], weights, *shapes, score.mean, epoch,
-                                       self.fingerprint, scores)  # fmt: skip
+        best = {"psnr": score.mean, "epoch": epoch}
+        file = checkpoint.weights_file(self.cfg.to_dict()["model"], weights, *shapes, **best, run=self.fingerprint,
+                                       scores=scores)  # fmt: skip
         checkpoint.save(self.run.dir / "best.pt", file)
         runlog.write_score(self.run.dir / "scores.npz", score)
-        self.best = {"psnr": score.mean, "epoch": epoch}
+        self.best = best
 
     def fit(self) -> Run:
         progress = Progress(self.cfg.name)
