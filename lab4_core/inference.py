@@ -251,7 +251,7 @@ def run_of(
     """A run like any other for a model that was not trained here. shapes: of a frame and of its condition."""
     weights = model.state_dict()
     digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
-    run = runlog.create(runlog.folder_of(cfg, digest, out), cfg, anew=True)
+    run = runlog.create(runlog.folder_of(cfg, digest, out), cfg)
     checkpoint.save(run.dir / "best.pt", checkpoint.weights_file(cfg.to_dict()["model"], weights, *shapes))
     run.write_result({"parameters": count_parameters(model), **result})
     return run
