@@ -194,10 +194,9 @@ def test(
     if poses:
         written.append(write_submission(folder / "submission.csv", [predictions[i] for i in range(len(data.test))]))
     for i, clip in enumerate(data.test):
-        panels, psnr = {"ground truth": clip.truth, "prediction": predictions[i]}, None
-        if clip.truth is None:
-            del panels["ground truth"]
-        else:
+        panels, psnr = {"prediction": predictions[i]}, None
+        if clip.truth is not None:
+            panels = {"ground truth": clip.truth} | panels
             psnr = _psnr(run, predictions[i], clip.truth, run.config.n_past)
             rows += [f"{clip.name},{t},{v:.4f}" for t, v in enumerate(psnr, run.config.n_past)]
         if poses:
