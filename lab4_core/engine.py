@@ -127,14 +127,13 @@ class _Training:
         for name in ("model", "memory"):
             checkpoint.check_like(own["learner"][name], learner.get(name), f"{where}: {name}")
         self.learner.load_state_dict(learner, where)
-        for name in ("step", "seconds", "skipped", "best", "sums"):
+        for name in ("step", "seconds", "skipped", "sums"):
             setattr(self, name, state[name])
         return state["log_size"]
 
     def adopt_best(self) -> None:
         """Read the best score from best.pt, not from the checkpoint: the file may be newer (killed between the two) or
         gone. scores.npz is the copy of its scores that can be read without torch."""
-        self.best = {"psnr": -math.inf, "epoch": -1}
         try:
             state = checkpoint.load(path := self.run.dir / "best.pt")
             psnr, epoch = state.get("psnr"), state.get("epoch")
