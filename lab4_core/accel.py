@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 
 import torch
@@ -73,29 +73,23 @@ def records(device: torch.device) -> bool:
 
 
 @cache
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Make glibc keep the memory that tensors free. By default it returns large blocks to the system, which zeroes
     them page by page when the next tensor needs them: a fifth of a training step of the lab's model.
 
-    The process keeps the most it has ever used, as it does with a GPU's memory. False if the allocator is not glibc's.
+    The process keeps the most it has ever used, as it does with a GPU's memory. Other allocators are left alone.
     """
-    try:
+    with suppress(OSError, AttributeError, TypeError):  # macOS, Windows, musl
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # macOS, Windows, musl
-        return False
-    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, -1))
+        mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        if mallopt(m_mmap_max, 0):
+            mallopt(m_trim_threshold, -1)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """Autocast to bf16 if `dtype` is that; weights, losses and metrics stay fp32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-def no_autocast(device: torch.device) -> AbstractContextManager:
-    """Inside `autocast`: compute in the tensors' own types again."""
-    return torch.autocast(device.type, enabled=False)
 
 
 def describe(device: torch.device) -> str:

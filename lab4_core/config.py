@@ -7,13 +7,14 @@ of work; both are just dicts of overrides, in `presets.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from lab4_core import registry
 from lab4_core.errors import Lab4Error, unknown
@@ -25,41 +26,26 @@ def opt(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def part(family: str, default: Any, help: str) -> Any:
-    """A field that holds a registered part (or a tuple of them). The default is a name or a dict (or a tuple)."""
-    return field(
-        default_factory=lambda: (
-            tuple(registry.build(family, d) for d in default)
-            if isinstance(default, tuple)
-            else registry.build(family, default)
-        ),
-        metadata={"help": help, "family": family, "default": default},
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides what a run computes. Raises `Lab4Error` for a value of the wrong type or out of range.
 
-    A part may be given by name or as a dict with `kind`, and a number as text.
+    A part may be given by name or as a dict with `kind`, and a number as text. A field annotated with the name of a
+    family holds a registered part of it, or several.
     """
 
     name: str = opt("run", "name of the run, with which its folder's name begins")
     seed: int = opt(0, "seed for weights, data order, noise and teacher-forcing draws")
 
-    model: Annotated[Any, "model"] = part("model", "lab", "the network")
-    data: Annotated[Any, "data"] = part("data", "dancer", "the dataset")
-    loss: Annotated[Any, "loss"] = part("loss", "elbo", "reconstruction + beta x KL")
+    model: Annotated[Any, "model"] = opt("lab", "the network")
+    data: Annotated[Any, "data"] = opt("dancer", "the dataset")
+    loss: Annotated[Any, "loss"] = opt("elbo", "reconstruction + beta x KL")
     beta: float = opt(1.0, "weight of the KL term; annealing multiplies it")
-    annealing: Annotated[Any, "annealing"] = part("annealing", "cyclical", "factor on beta over training")
-    teacher_forcing: Annotated[Any, "teacher_forcing"] = part(
-        "teacher_forcing", "linear", "share of ground truth in the next input"
-    )
-    optimizer: Annotated[Any, "optimizer"] = part("optimizer", "adam", "the optimizer and its learning rate")
-    lr_schedule: Annotated[Any, "lr_schedule"] = part(
-        "lr_schedule", "multistep", "factor on the learning rate over training"
-    )
-    strategies: Annotated[tuple, "strategy"] = part("strategy", (), "further training strategies, in order")
+    annealing: Annotated[Any, "annealing"] = opt("cyclical", "factor on beta over training")
+    teacher_forcing: Annotated[Any, "teacher_forcing"] = opt("linear", "share of ground truth in the next input")
+    optimizer: Annotated[Any, "optimizer"] = opt("adam", "the optimizer and its learning rate")
+    lr_schedule: Annotated[Any, "lr_schedule"] = opt("multistep", "factor on the learning rate over training")
+    strategies: Annotated[tuple, "strategy"] = opt((), "further training strategies, in order")
 
     detach: bool = opt(True, "cut the gradient at the previous prediction before it is fed back")
     grad_clip: float = opt(1.0, "largest gradient norm; 0 does not clip")
@@ -150,11 +136,18 @@ class Config:
     def code(self) -> str:
         """12 hex digits of the source files of this configuration's parts. Not included in the fingerprint: it shows
         whether their code has changed since a run finished."""
-        parts = [getattr(self, f.name) for f in dataclasses.fields(self) if "family" in f.metadata]
+        parts = [getattr(self, name) for name in families()]
         flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
         files = {inspect.getmodule(type(p)): None for p in flat}
         texts = [Path(m.__file__).read_bytes() for m in files if getattr(m, "__file__", None)]  # cells have none
         return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
+
+
+@functools.cache
+def families() -> dict[str, str]:
+    """The fields that hold registered parts, each with the family of its part."""
+    hints = registry.hints(Config).items()
+    return {name: hint.__metadata__[0] for name, hint in hints if get_origin(hint) is Annotated}
 
 
 def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,14 +156,13 @@ def layer(*layers: Mapping[str, Any]) -> dict[str, Any]:
     A part set to another kind loses the values of the old one; naming the kind it already has changes nothing.
     `annealing.kind` is a longer name for `annealing`. A length in steps or minutes replaces an earlier one.
     """
-    families = {f.name: f.metadata["default"] for f in dataclasses.fields(Config) if "family" in f.metadata}
     values: dict[str, Any] = {}
     for new in map(checked_keys, layers):
         if any(new.get(name) is not None for name in ("steps", "minutes")):
             values = {k: v for k, v in values.items() if k not in ("steps", "minutes")}
-        new = {part if (part := k.removesuffix(".kind")) in families else k: v for k, v in new.items()}
+        new = {part if (part := k.removesuffix(".kind")) in families() else k: v for k, v in new.items()}
         for key in sorted(new, key=lambda k: "." in k):  # the part first, then its values
-            if key in families and _kind(values.get(key, families[key])) == new[key]:
+            if key in families() and kind_of(values.get(key, getattr(Config, key))) == new[key]:
                 values.setdefault(key, new[key])
                 continue
             values = {k: v for k, v in values.items() if not k.startswith(f"{key}.")}
@@ -188,7 +180,8 @@ def checked_keys(values: Any) -> Mapping[str, Any]:
     return values
 
 
-def _kind(part: Any) -> Any:
+def kind_of(part: Any) -> Any:
+    """The kind in what a user writes for a part: its name, or a dict."""
     return part.get("kind") if isinstance(part, Mapping) else part
 
 
@@ -197,20 +190,18 @@ def merge(values: dict[str, Any]) -> dict[str, Any]:
 
     A key without a dot sets the whole part and comes first, whatever the order of the keys.
     """
-    fields = {f.name: f for f in dataclasses.fields(Config)}
     merged = {k: v for k, v in checked_keys(values).items() if "." not in k}
     for name in merged:
-        if name not in fields:
-            raise unknown("field of the configuration", name, fields)
+        if name not in registry.hints(Config):
+            raise unknown("field of the configuration", name, registry.hints(Config))
     for key, value in values.items():
         if "." not in key:
             continue
         name, _, inner = key.partition(".")
         if name == "strategies":
             raise Lab4Error(f"{key}: expected the whole list, as in strategies = ema,input_noise")
-        if name not in fields or "family" not in fields[name].metadata:
-            raise unknown("part of the configuration", name, [n for n, f in fields.items() if "family" in f.metadata])
-        whole = merged.get(name, fields[name].metadata["default"])
-        whole = registry.spec_of(registry.build(fields[name].metadata["family"], whole))
-        merged[name] = {**whole, inner: value}
+        if name not in families():
+            raise unknown("part of the configuration", name, families())
+        whole = registry.build(families()[name], merged.get(name, getattr(Config, name)))
+        merged[name] = {**registry.spec_of(whole), inner: value}
     return merged

@@ -127,14 +127,13 @@ class _Training:
         for name in ("model", "memory"):
             checkpoint.check_like(own["learner"][name], learner.get(name), f"{where}: {name}")
         self.learner.load_state_dict(learner, where)
-        for name in ("step", "seconds", "skipped", "best", "sums"):
+        for name in ("step", "seconds", "skipped", "sums"):
             setattr(self, name, state[name])
         return state["log_size"]
 
     def adopt_best(self) -> None:
         """Read the best score from best.pt, not from the checkpoint: the file may be newer (killed between the two) or
         gone. scores.npz is the copy of its scores that can be read without torch."""
-        self.best = {"psnr": -math.inf, "epoch": -1}
         try:
             state = checkpoint.load(path := self.run.dir / "best.pt")
             psnr, epoch = state.get("psnr"), state.get("epoch")
@@ -164,11 +163,12 @@ class _Training:
         weights = self.learner.eval_weights()
         shapes = self.data.train.frames.shape[1:], self.data.train.cond.shape[1:]
         scores = {name: torch.from_numpy(values) for name, values in runlog.score_arrays(score).items()}
-        file = checkpoint.weights_file(self.cfg.to_dict()["model"], weights, *shapes, score.mean, epoch,
-                                       self.fingerprint, scores)  # fmt: skip
+        best = {"psnr": score.mean, "epoch": epoch}
+        file = checkpoint.weights_file(self.cfg.to_dict()["model"], weights, *shapes, **best, run=self.fingerprint,
+                                       scores=scores)  # fmt: skip
         checkpoint.save(self.run.dir / "best.pt", file)
         runlog.write_score(self.run.dir / "scores.npz", score)
-        self.best = {"psnr": score.mean, "epoch": epoch}
+        self.best = best
 
     def fit(self) -> Run:
         progress = Progress(self.cfg.name)
@@ -294,6 +294,6 @@ class _Training:
             "device": accel.describe(self.device), "precision": str(self.learner.dtype).removeprefix("torch."),
             "parameters": count_parameters(model),
             "effective_beta": cfg.loss.effective_beta(peak, pixels, math.prod(model.latent_shape)),
-            "fingerprint": self.run.fingerprint, "code": cfg.code(),
+            "fingerprint": self.fingerprint, "code": cfg.code(),
             "data": {"name": self.data.name, "digest": self.data.digest},
         }  # fmt: skip

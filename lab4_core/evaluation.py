@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -85,33 +87,26 @@ def score_model(
     check_lengths(clips, cfg, split)
     n, n_past, samples = len(clips.starts), cfg.n_past, cfg.eval_samples if samples is None else samples
     check(samples >= 1, "samples", samples, "1 or more")
-
-    def scores(pred: torch.Tensor, true: torch.Tensor) -> dict[str, np.ndarray]:
-        with accel.no_tf32():
-            more = {} if lpips is None else {"lpips": lpips(pred, true).cpu().numpy()}
-        return {**frame_scores(pred, true, cfg.psnr), **more}
-
-    runs, still = [], []  # for each batch of clips: the scores of every sample, and those of the baselines
-    features: dict[str, list[torch.Tensor]] = {}  # of whole clips, for FVD
+    rows = defaultdict(list)  # of each predictor: its scores of every batch of clips, the model's sample by sample
+    features = defaultdict(list)  # likewise, of whole clips, for FVD
     for begin in range(0, n, AT_ONCE):
         truth, cond = clip_batch(clips, cfg.eval_frames, device, slice(begin, begin + AT_ONCE))
         past, future = truth[:, :n_past], truth[:, n_past:]
-
-        def seen(name: str, pred: torch.Tensor, past=past) -> torch.Tensor:
-            if fvd is not None:
-                with accel.no_tf32():
-                    features.setdefault(name, []).append(fvd.features(torch.cat([past, pred], 1)))
-            return pred
-
         seeds = (s + samples * begin for s in range(samples))
-        made = (predict_clips(model, past, cond, cfg, seed=seed, tick=tick) for seed in seeds)
-        runs.append([
-            {**scores(seen("this model", pred), future), "brightness": brightness_per_frame(pred, future).cpu().numpy()}
-            for pred in made
-        ])  # fmt: skip
-        guesses = baseline_frames(truth, n_past)
-        still.append({name: scores(seen(name, guess), future) for name, guess in guesses.items()})
-        seen("truth", future)
+        own = (("this model", predict_clips(model, past, cond, cfg, seed=seed, tick=tick)) for seed in seeds)
+        for name, pred in itertools.chain(own, baseline_frames(truth, n_past).items()):
+            row = frame_scores(pred, future, cfg.psnr)
+            if name == "this model":
+                row["brightness"] = brightness_per_frame(pred, future).cpu().numpy()
+            with accel.no_tf32():
+                if lpips is not None:
+                    row["lpips"] = lpips(pred, future).cpu().numpy()
+                if fvd is not None:
+                    features[name].append(fvd.features(torch.cat([past, pred], 1)))
+            rows[name].append(row)
+        if fvd is not None:
+            with accel.no_tf32():
+                features["truth"].append(fvd.features(truth))
     protocol = {
         "split": clips.called or split,
         "clips": n,
@@ -129,12 +124,13 @@ def score_model(
         protocol["lpips"] = lpips.protocol
     if fvd is not None:
         protocol["fvd"] = f"whole clips, given frames too, {samples * n} predicted against {n} true; {fvd.protocol}"
-    # (samples, N, S)
-    all_scores = {k: np.stack([np.concatenate([r[k] for r in sample]) for sample in zip(*runs)]) for k in runs[0][0]}
+    made = [_joined(rows["this model"][s::samples]) for s in range(samples)]
+    all_scores = {k: np.stack([sample[k] for sample in made]) for k in made[0]}  # (samples, N, S)
+    baselines = {name: _joined(row) for name, row in rows.items() if name != "this model"}
     means = {k: v.mean(0, dtype=np.float64).astype(np.float32) for k, v in all_scores.items()}
     ranked = {k: v for k, v in all_scores.items() if k != "brightness"}
     best = {k: _best(v, k in LOWER_IS_BETTER) for k, v in ranked.items()} if samples > 1 else {}
-    return Score(**means, baselines=_joined(still), protocol=protocol, best_of=best, fvd=_distances(fvd, features))
+    return Score(**means, baselines=baselines, protocol=protocol, best_of=best, fvd=_distances(fvd, features))
 
 
 def _best(scores: np.ndarray, lowest: bool) -> np.ndarray:
@@ -150,5 +146,5 @@ def _distances(fvd: Any, features: dict[str, list[torch.Tensor]]) -> dict[str, f
     return {name: fvd.distance(found, truth) for name, found in whole.items()}
 
 
-def _joined(parts: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
-    return {name: {k: np.concatenate([p[name][k] for p in parts]) for k in row} for name, row in parts[0].items()}
+def _joined(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}

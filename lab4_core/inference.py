@@ -20,7 +20,7 @@ from lab4_core.evaluation import AT_ONCE, predict_clips, score_model
 from lab4_core.media import Video
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.models.base import VideoPredictor, count_parameters
-from lab4_core.paths import runs_dir, write_text
+from lab4_core.paths import write_text
 from lab4_core.runlog import Run
 from lab4_core.scores import Score
 from lab4_core.submission import write_submission
@@ -85,19 +85,16 @@ def evaluate(
         cfg = cfg.replace(strategies=tuple(s for s in cfg.strategies if not s.averages))
     device = accel.pick_device(device)
     model = load_model(run, device)
-    missing, measures = {}, {}
+    measures = {}
     if lpips:
         from lab4_core.perceptual.lpips import load_lpips
 
         measures["lpips"] = load_lpips(lpips, device)
-    else:
-        missing["lpips"] = "no weights given (lab4 evaluate --lpips FILE)"
     if fvd:
         from lab4_core.perceptual.fvd import load_fvd
 
         measures["fvd"] = load_fvd(fvd, device)
-    else:
-        missing["fvd"] = "no weights given (lab4 evaluate --fvd FILE)"
+    missing = {m: f"no weights given (lab4 evaluate --{m} FILE)" for m in ("lpips", "fvd") if m not in measures}
     frames_are = f"dataset {data.name}: frames {tuple(clips.frames.shape[1:])} are"
     with _fitting(run, device, frames_are, f"eval_frames = {cfg.eval_frames}, or score fewer clips"):
         score = score_model(model, clips, cfg, device, split=split, samples=n_samples, **measures)
@@ -197,10 +194,9 @@ def test(
     if poses:
         written.append(write_submission(folder / "submission.csv", [predictions[i] for i in range(len(data.test))]))
     for i, clip in enumerate(data.test):
-        panels, psnr = {"ground truth": clip.truth, "prediction": predictions[i]}, None
-        if clip.truth is None:
-            del panels["ground truth"]
-        else:
+        panels, psnr = {"prediction": predictions[i]}, None
+        if clip.truth is not None:
+            panels = {"ground truth": clip.truth} | panels
             psnr = _psnr(run, predictions[i], clip.truth, run.config.n_past)
             rows += [f"{clip.name},{t},{v:.4f}" for t, v in enumerate(psnr, run.config.n_past)]
         if poses:
@@ -254,7 +250,7 @@ def run_of(
     """A run like any other for a model that was not trained here. shapes: of a frame and of its condition."""
     weights = model.state_dict()
     digest = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in weights.values())).hexdigest()
-    run = runlog.create(runs_dir(out) / f"{cfg.name}-{cfg.fingerprint(digest)}", cfg, anew=True)
+    run = runlog.create(runlog.folder_of(cfg, digest, out), cfg)
     checkpoint.save(run.dir / "best.pt", checkpoint.weights_file(cfg.to_dict()["model"], weights, *shapes))
     run.write_result({"parameters": count_parameters(model), **result})
     return run

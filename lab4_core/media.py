@@ -199,13 +199,10 @@ def png_bytes(picture: np.ndarray, colours: int = 0) -> bytes:
     return out.getvalue()
 
 
-def data_uri(content: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
 def figure_html(content: bytes, mime: str, alt: str, caption: str) -> str:
     """One HTML figure with its picture embedded: nothing to load, alt text and caption escaped."""
-    alt, src, fit = html.escape(alt, quote=True), data_uri(content, mime), 'style="max-width:100%"'
+    src = f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    alt, fit = html.escape(alt, quote=True), 'style="max-width:100%"'
     if mime.startswith("video/"):
         media = f'<video autoplay loop muted playsinline controls aria-label="{alt}" {fit} src="{src}">{alt}</video>'
     else:

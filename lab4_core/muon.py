@@ -82,17 +82,12 @@ def orthogonal(m: Tensor) -> Tensor:
     x = m.mT if m.shape[-2] > m.shape[-1] else m
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     if torch.is_autocast_enabled(m.device.type):
-        x = _iterated(x.to(torch.get_autocast_dtype(m.device.type)))
+        x = x.to(torch.get_autocast_dtype(m.device.type))
+        for _ in range(STEPS):
+            x = torch.baddbmm(x, _quadratic(x @ x.mT), x, beta=LINEAR)
     else:
         x = _product(x @ x.mT) @ x
     return (x.mT if m.shape[-2] > m.shape[-1] else x).to(m.dtype)
-
-
-def _iterated(x: Tensor) -> Tensor:
-    """x (N, R, C) after the iteration, step by step."""
-    for _ in range(STEPS):
-        x = torch.baddbmm(x, _quadratic(x @ x.mT), x, beta=LINEAR)
-    return x
 
 
 def _product(a: Tensor) -> Tensor:

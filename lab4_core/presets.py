@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from lab4_core import registry
-from lab4_core.config import Config, layer
+from lab4_core.config import Config, kind_of, layer
 from lab4_core.errors import Lab4Error, unknown
 from lab4_core.registry import check
 
@@ -44,6 +44,17 @@ SINGLE_STEPS: dict[str, Any] = {"n_frames": 2, "batch_size": 20}
 # to predict, of people close to the camera and half outside. For long training, or training that starts from trained
 # weights.
 DECIBELS: dict[str, Any] = {"loss.mse": "log", "loss.l1": 0.0, "beta": 0.05}
+LONG = SCRATCH | SINGLE_STEPS | DECIBELS
+# What the presets for robot pushing share: two given frames and, in an evaluation, ten to predict.
+PUSHING: dict[str, Any] = {
+    "n_past": 2,
+    "windows": "random",
+    "beta": 1e-4,
+    "annealing": {"kind": "cyclical", "cycles": 4, "unit": "step"},
+    "detach": False,
+    "eval_frames": 12,
+    "psnr": "channel",
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The lab as handed out: every default of Config.
@@ -53,16 +64,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     # validation clip is nearly static, and the best of many evaluations on it would be the weights that copy most.
     # It starts from the weights of the shipped model, which has learnt to draw the synthetic dancer. Its rollouts
     # average several views, so it is evaluated less often.
-    "best": SCRATCH
-    | SINGLE_STEPS
-    | DECIBELS
-    | {"strategies": ["warm_start", *SCRATCH["strategies"], "averaged_views"], "eval_every": 25},
+    "best": LONG | {"strategies": ["warm_start", *SCRATCH["strategies"], "averaged_views"], "eval_every": 25},
     # From random weights, with the loss and the windows of compact: how the shipped model was begun.
     "best-scratch": SCRATCH,
     # For a GPU: twice as wide, five times as many windows per step.
-    "best-gpu": SCRATCH
-    | SINGLE_STEPS
-    | DECIBELS
+    "best-gpu": LONG
     | {
         "model": SCRATCH["model"] | {"width": 96, "depth": 3},
         "strategies": [*SCRATCH["strategies"], "averaged_views"],
@@ -72,28 +78,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The lab's earlier version, 22.2 M parameters, for as long as its defaults say, 300 epochs of 600 iterations; the
     # learning rate, the cycles and the epoch at which teacher forcing starts to decay are those of report_001.
-    "svg-lab": {
+    "svg-lab": PUSHING
+    | {
         "model": "svg",
         "batch_size": 12,
-        "n_past": 2,
         "n_frames": 12,
-        "windows": "random",
         "epochs": 300,
         "steps": 180_000,
         "optimizer": {"kind": "adam", "lr": 2e-3},
         "lr_schedule": "constant",
-        "beta": 1e-4,
-        "annealing": {"kind": "cyclical", "cycles": 4, "unit": "step"},
         "teacher_forcing": {"kind": "linear", "start_decay": 76, "decay_step": 1 / 225, "draw": "batch"},
-        "detach": False,
         "grad_clip": 0.0,
         "eval_every": 5,
-        "eval_frames": 12,
-        "psnr": "channel",
     },
     # The same idea for two CPU cores: folded pixels instead of the fine VGG stages, short clips, a mask that copies
     # what does not move.
-    "svg-compact": {
+    "svg-compact": PUSHING
+    | {
         "model": {
             "kind": "svg",
             "width": 32,
@@ -107,20 +108,13 @@ PRESETS: dict[str, dict[str, Any]] = {
             "cond_std": [0.007, 0.007, 0.03, 0.2, 0.012, 0.018, 0.004],
         },
         "batch_size": 8,
-        "n_past": 2,
         "n_frames": 6,
-        "windows": "random",
         "epochs": 40,
         "optimizer": {"kind": "muon", "lr": 5e-3},
         "lr_schedule": {"kind": "cosine", "warmup": 0.02},
-        "beta": 1e-4,
-        "annealing": {"kind": "cyclical", "cycles": 4, "unit": "step"},
         "teacher_forcing": {"kind": "linear", "start_decay": 1, "decay_step": 0.5, "draw": "batch"},
-        "detach": False,
         "strategies": ["ema"],
         "eval_every": 4,
-        "eval_frames": 12,
-        "psnr": "channel",
     },
 }
 
@@ -152,8 +146,7 @@ def load_config(
     check(data is None or isinstance(data, (str, os.PathLike)), "data", data, "a folder with the dataset, as text")
     variable, there, made_here = source(preset, overrides)
     named = layer(overrides or {}).get("data")
-    kind = named.get("kind") if isinstance(named, dict) else named
-    kind = kind if isinstance(kind, str) else there
+    kind = kind_of(named) if isinstance(kind_of(named), str) else there
     if data and kind != there and not hasattr(registry.part_class("data", kind), "root"):
         raise Lab4Error(f"data = {str(data)!r} and a dataset of the kind {kind!r}: expected one of them")
     root = os.path.expanduser(data or os.environ.get(variable) or "")
@@ -172,7 +165,6 @@ def source(preset: str, overrides: dict[str, Any] | None = None) -> tuple[str, s
     """Where a configuration's data come from: an entry of `SOURCES`."""
     if not isinstance(preset, str) or preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    model = layer(PRESETS[preset], overrides or {}).get("model", "lab")
-    kind = model.get("kind") if isinstance(model, dict) else model
+    kind = kind_of(layer(PRESETS[preset], overrides or {}).get("model", Config.model))
     known = isinstance(kind, str) and kind in registry.kinds("model")  # Config refuses anything else
     return SOURCES[registry.part_class("model", kind).conditions if known else "poses"]

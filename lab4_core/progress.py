@@ -13,7 +13,7 @@ class Progress:
     def __init__(self, title: str):
         self.title, self._last, self._share = title, 0.0, 0.0
         self._begin: tuple[float, float] | None = None  # when, and with what share done: a resumed run starts midway
-        self._bar = _notebook_bar() or _terminal_bar()
+        self._bar = _notebook_bar() or (_draw_terminal if sys.stderr.isatty() else None)
 
     def update(self, fraction: float, text: str = "") -> None:
         now, self._share = time.monotonic(), min(1.0, fraction)
@@ -49,10 +49,6 @@ def _clock(seconds: float) -> str:
 def _draw_terminal(title: str, fraction: float, text: str) -> None:
     done = int(28 * fraction)
     print(f"\r\x1b[K{title} [{'#' * done}{'.' * (28 - done)}] {text}", end="", file=sys.stderr, flush=True)
-
-
-def _terminal_bar():
-    return _draw_terminal if sys.stderr.isatty() else None
 
 
 def _notebook_bar():

@@ -49,10 +49,6 @@ class Run:
         return self.config.name
 
     @property
-    def fingerprint(self) -> str:
-        return self.dir.name.rpartition("-")[2]
-
-    @property
     def result(self) -> dict[str, Any]:
         """result.json, or {} before there is one."""
         path = self.dir / "result.json"
@@ -100,11 +96,11 @@ def folder_of(config: Config, digest: str, out: str | os.PathLike | None = None)
     return runs_dir(out) / f"{config.name}-{config.fingerprint(digest)}"
 
 
-def create(folder: Path, config: Config, anew: bool = False) -> Run:
-    """The run in a folder, made if it is new. Its configuration is written again with `anew`, and if the one there
-    cannot be read or differs in what does not make another run, such as the location of the data: the folder's name
-    says which run belongs there."""
-    if not anew and (folder / "config.json").is_file():
+def create(folder: Path, config: Config) -> Run:
+    """The run in a folder, made if it is new. Its configuration is written again if the one there cannot be read or
+    differs in what does not make another run, such as the location of the data: the folder's name says which run
+    belongs there."""
+    if (folder / "config.json").is_file():
         try:
             run = Run(folder)
             if run.config.to_dict() == config.to_dict():

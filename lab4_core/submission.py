@@ -74,13 +74,12 @@ def read_submission(path: Any, n_frames: int = FRAMES, shape: tuple[int, int, in
 
 def check_header(path: Any, names: list[str], size: int) -> None:
     expected = ["id", *map(str, range(size))]
-    if names != expected:
-        wrong = next((i for i, (a, b) in enumerate(zip(names, expected)) if a != b), min(len(names), len(expected)))
-        found = repr(names[wrong]) if wrong < len(names) else "nothing"
-        wanted = repr(expected[wrong]) if wrong < len(expected) else "nothing"
-        raise Lab4Error(
-            f"{path}: column {wrong} of {len(names)} is {found}: expected {wanted} (columns id, 0 … {size - 1})"
-        )
+    both = itertools.zip_longest(map(repr, names), map(repr, expected), fillvalue="nothing")
+    for i, (found, wanted) in enumerate(both):
+        if found != wanted:
+            raise Lab4Error(
+                f"{path}: column {i} of {len(names)} is {found}: expected {wanted} (columns id, 0 … {size - 1})"
+            )
 
 
 def parse_row(path: Any, n: int, words: list[str], size: int) -> np.ndarray:

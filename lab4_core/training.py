@@ -126,21 +126,18 @@ class Learner:
         launch-bound, so it does a third more arithmetic (finding the inputs first, by a rollout) for one large batch.
         """
         if self.device.type != "cpu":
-            return {"known": batch.known, "ahead": not self._draws_inside()}
+            draws_inside = any(type(s).during is not Strategy.during for s in self.cfg.strategies)
+            return {"known": batch.known, "ahead": not draws_inside}  # two passes would make different draws
         additive = self.cfg.loss.sums_over_steps
         if not additive or distributed.size() > 1:  # DistributedDataParallel allows one backward pass per step
             return {"known": batch.known}
 
         def settle(x_pred: Tensor, kld: Tensor, steps: slice) -> None:
             x, n_latent = batch.frames[:, 1:][:, steps], math.prod(self.model.latent_shape)
-            with accel.no_autocast(self.device):
+            with torch.autocast("cpu", enabled=False):  # in the tensors' own types
                 self.cfg.loss(x_pred, x, kld, n_latent, beta)["loss"].backward()
 
         return {"known": batch.known, "settle": settle}
-
-    def _draws_inside(self) -> bool:
-        """Whether a strategy acts inside the model, where two passes would make different draws."""
-        return any(type(s).during is not Strategy.during for s in self.cfg.strategies)
 
     def make_graphs(self, capture: bool = True) -> Graphs | None:
         """The step as recordings, if nothing in it reads a number back and the optimizer can be recorded; else None."""

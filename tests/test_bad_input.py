@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lab4_core import cli, registry
 from lab4_core.cli import options
-from lab4_core.config import Config
+from lab4_core.config import Config, families
 from lab4_core.errors import Lab4Error
 from lab4_core.paths import NOTEBOOKS
 from lab4_core.presets import load_config
@@ -25,7 +25,7 @@ from lab4_core.submission import read_submission, write_submission
 from lab4_core.sweeps import sweep
 
 FIELDS = [f.name for f in dataclasses.fields(Config)]
-PARTS = {f.name: f.metadata["family"] for f in dataclasses.fields(Config) if "family" in f.metadata}
+PARTS = families()
 KINDS = {name: registry.kinds(family) for name, family in PARTS.items()}
 INNER = sorted(
     f"{name}.{f.name}"

@@ -43,7 +43,7 @@ def flags_of(cls: type, without: Sequence[str] = ()) -> type:
     for f in dataclasses.fields(cls):
         if f.name in without:
             continue
-        shown = f.metadata.get("lab", f.metadata.get("default", f.default))
+        shown = f.metadata.get("lab", f.default)
         kind, metavar, unset = _flag_type(f, types_of[f.name])
         settings = arg(
             help=f.metadata["help"],
@@ -58,7 +58,7 @@ def flags_of(cls: type, without: Sequence[str] = ()) -> type:
 
 def _flag_type(f: dataclasses.Field, hint: Any) -> tuple[Any, str | None, Any]:
     """(type on the command line, placeholder of its value in the help, value of an unset flag)."""
-    if "family" in f.metadata:  # a registered part, by its name
+    if typing.get_origin(hint) is Annotated:  # a registered part, by its name
         return str | None, "KIND", None
     if "lab" in f.metadata and f.default is not None:  # a switch, or text of which "None" is a value
         return hint, None if hint is bool else "TEXT", f.default
