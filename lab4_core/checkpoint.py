@@ -132,13 +132,19 @@ def check_like(own: Any, found: Any, where: str) -> None:
 
 
 def weights_file(
-    model: dict[str, Any], weights: dict[str, Tensor], frame_shape, cond_shape, **scored
+    model: dict[str, Any],
+    weights: dict[str, Tensor],
+    frame_shape,
+    cond_shape,
+    psnr: float | None = None,
+    epoch: int = -1,
+    run: str | None = None,
+    scores: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The contents of best.pt: the weights, what it takes to build their model without the dataset, and how they
     scored: `psnr` at `epoch` of the run with fingerprint `run`, and `scores`, the evaluation frame by frame."""
-    unscored = {"psnr": None, "epoch": -1, "run": None, "scores": None}
-    shapes = {"frame_shape": list(frame_shape), "cond_shape": list(cond_shape)}
-    return {"weights": weights, "model": model} | shapes | unscored | scored
+    return {"weights": weights, "model": model, "frame_shape": list(frame_shape), "cond_shape": list(cond_shape),
+            "psnr": psnr, "epoch": epoch, "run": run, "scores": scores}  # fmt: skip
 
 
 def check_weights(model: nn.Module, weights: Any, source: str) -> None:
