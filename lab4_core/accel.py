@@ -96,7 +96,8 @@ def describe(device: torch.device) -> str:
     """The device in words, for results and benchmarks."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' * (threads != 1)}"
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from lab4_core.config import Config
 from lab4_core.data import Clips, TestClip, VideoData, load_data, to_float
 from lab4_core.errors import Lab4Error
 from lab4_core.evaluation import AT_ONCE, predict_clips, score_model
-from lab4_core.media import Video
+from lab4_core.media import Video, same_size
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.models.base import VideoPredictor, count_parameters
 from lab4_core.paths import write_text
@@ -147,6 +147,7 @@ def rollout(run: Run, first: Any, cond: Any, seed: int = 0, truth: Any = None, d
     panels = {"prediction": predicted}
     if truth is not None:
         panels["ground truth"] = truth
+        same_size(panels)  # ahead of the comparison, whose own error would name no panel
         psnr = _psnr(run, predicted, truth, n_past)
     if poses:
         panels["pose"] = cond

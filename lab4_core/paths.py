@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STALE = 3600.0  # seconds: a temporary file untouched for this long was left by a killed process
 NOTEBOOKS = ROOT / "notebooks"
 BENCHMARKS = ROOT / "benchmarks"
-CACHE = Path(os.environ.get("LAB4_CACHE", ROOT / "data" / "cache"))
+CACHE = Path(os.environ.get("LAB4_CACHE") or ROOT / "data" / "cache").expanduser()
 
 
 def runs_dir(out: str | os.PathLike | None = None) -> Path:

@@ -142,6 +142,8 @@ def test_set_is_read_as_text_number_or_json():
     ("train --set steps=5 --minutes 1", "steps = 5, minutes = 1.0: expected at most one of them"),
     ("train --data nowhere", "nowhere"),
     ("train --data a --DR b", "--data a and --DR b: they mean the same"),
+    ("train --DR a --data_root b", "--DR a and --data_root b: they mean the same"),
+    ("test RUN --ckpt_path c", "RUN RUN and --ckpt_path c: they mean the same"),
     ("train --test", "--test needs --ckpt"),
     ("train --ckpt x.ckpt", "to begin with what another run has learnt"),
     ("evaluate nowhere", "no checkpoint at nowhere"),

@@ -235,6 +235,11 @@ def test_a_broken_release_names_file_and_record_and_leaves_nothing(tmp_path):
             convert_tfrecords(tmp_path / "r", tmp_path / "out")
         assert "traj_0_to_1.tfrecords" in str(e.value)
         assert not (tmp_path / "out").exists()
+    (tmp_path / "r" / "train" / "more").mkdir()
+    (tmp_path / "r" / "train" / "more" / path.name).write_bytes(whole)
+    with pytest.raises(Lab4Error, match="would be one folder of train: expected different names"):
+        convert_tfrecords(tmp_path / "r", tmp_path / "out")
+    (tmp_path / "r" / "train" / "more" / path.name).unlink()
     path.write_bytes(b"")
     assert list(read_records(path)) == []
     path.unlink()

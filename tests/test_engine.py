@@ -115,6 +115,8 @@ def test_rollout_and_test_hand_in_every_clip(run, tmp_path):
     assert len(written[0].read_text().splitlines()) == 1 + 2 * 40
     with pytest.raises(Lab4Error, match="not what the model"):
         l4.predict(run, clip.first[..., :8, :8], clip.cond)
+    with pytest.raises(Lab4Error, match=r"panels differ in size: prediction \(40, .* ground truth \(39, "):
+        l4.rollout(run, clip.first, clip.cond, truth=clip.cond[1:])
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

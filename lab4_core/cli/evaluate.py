@@ -74,9 +74,7 @@ class Test:
     def main(self) -> None:
         flags = self.lab
         values, notes = lab_flags.tester_overrides(flags)
-        ckpt = lab_flags.either(
-            "RUN", self.run, "--ckpt", lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
-        )
+        ckpt = lab_flags.one_of(RUN=self.run, ckpt=flags.ckpt, ckpt_path=flags.ckpt_path)
         out = lab_flags.out_folder(self.out, flags)
         root = lab_flags.data_root(self.data, flags)
         if not ckpt:

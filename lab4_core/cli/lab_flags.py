@@ -116,21 +116,23 @@ def given(flags: LabFlags) -> dict[str, Any]:
     return {f.name: value for f in dataclasses.fields(flags) if (value := getattr(flags, f.name)) != f.default}
 
 
-def either(name: str, value: str | None, lab_name: str, lab_value: str | None) -> str | None:
-    """Of two options with the same meaning, the one given. Raises `Lab4Error` if both are and they differ."""
-    if value and lab_value and value != lab_value:
-        raise Lab4Error(f"{name} {value} and {lab_name} {lab_value}: they mean the same, expected one of them")
-    return value or local_path(lab_value)
+def one_of(**options: str | None) -> str | None:
+    """Of options with the same meaning, by name, the path given. Raises `Lab4Error` if several are and they differ."""
+    given = {"RUN" if name == "RUN" else f"--{name}": value for name, value in options.items() if value}
+    if len(set(given.values())) > 1:
+        said = " and ".join(f"{name} {value}" for name, value in given.items())
+        raise Lab4Error(f"{said}: they mean the same, expected one of them")
+    return local_path(next(iter(given.values()), None))
 
 
 def data_root(data: str | None, flags: LabFlags) -> str | None:
     """The dataset that --data, or a flag of the lab with the same meaning, names."""
-    return either("--data", either("--data", data, "--DR", flags.DR), "--data_root", flags.data_root)
+    return one_of(data=data, DR=flags.DR, data_root=flags.data_root)
 
 
 def out_folder(out: str | None, flags: LabFlags) -> str | None:
     """The same for --out."""
-    return either("--out", either("--out", out, "--save_root", flags.save_root), "--log_dir", flags.log_dir)
+    return one_of(out=out, save_root=flags.save_root, log_dir=flags.log_dir)
 
 
 def lab_overrides(

@@ -37,7 +37,7 @@ class Train(Common):
             raise Lab4Error(f"steps = {asked['steps']}, minutes = {asked['minutes']}: expected at most one of them")
         overrides = layer(lab_values, *typed)
         recipe = self.recipe(overrides, lab=bool(lab_flags.given(self.lab)))
-        root = lab_flags.local_path(lab_flags.data_root(self.data, self.lab))
+        root = lab_flags.data_root(self.data, self.lab)
         try:
             return load_config(**recipe, data=root, overrides=overrides), notes
         except Lab4Error as e:
@@ -50,7 +50,7 @@ class Train(Common):
         flags = self.lab
         cfg, notes = self.configuration()
         out = lab_flags.out_folder(self.out, flags)
-        ckpt = lab_flags.either("--ckpt", flags.ckpt, "--ckpt_path", flags.ckpt_path)
+        ckpt = lab_flags.one_of(ckpt=flags.ckpt, ckpt_path=flags.ckpt_path)
         loggers = tuple(dict.fromkeys(self.logger))
         if flags.use_wandb and importlib.util.find_spec("wandb"):
             loggers = tuple(dict.fromkeys((*loggers, "wandb")))

@@ -51,10 +51,13 @@ def find_tfrecords(source: Path) -> list[tuple[str, Path]]:
     if not source.is_dir():
         raise Lab4Error(f"{source} is not a folder: expected the release, with train/*.tfrecords and test/*.tfrecords")
     found = []
-    for path in sorted(source.rglob("*.tfrecord*"), key=lambda p: [int(d) for d in re.findall(r"\d+", p.name)]):
+    names: dict[tuple[str, str], Path] = {}
+    for path in sorted(source.rglob("*.tfrecord*"), key=lambda p: ([int(d) for d in re.findall(r"\d+", p.name)], p)):
         split = next((SPLITS[part] for part in reversed(path.relative_to(source).parts[:-1]) if part in SPLITS), None)
         if split is None:
             raise Lab4Error(f"{path} lies in no folder train or test: expected the release's layout")
+        if (other := names.setdefault((split, path.name.split(".")[0]), path)) != path:
+            raise Lab4Error(f"{other} and {path} would be one folder of {split}: expected different names")
         found.append((split, path))
     if not found:
         raise Lab4Error(f"{source} holds no *.tfrecords: expected the release, with train/*.tfrecords in it")

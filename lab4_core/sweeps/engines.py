@@ -25,7 +25,7 @@ Job = tuple[dict[str, Any], Path, Path, int, float]
 def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
     """Processes on this machine. With `gpus`, each slot has that many to itself."""
     waiting, live = list(jobs), {}
-    each, devices = options.get("gpus", 0), local_gpus() if options.get("gpus") else []
+    each, devices = options.get("gpus") or 0, local_gpus() if options.get("gpus") else []
     free = [",".join(devices[i * each : (i + 1) * each]) for i in range(slots)]
     try:
         while waiting or live:
@@ -71,7 +71,7 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
                         f"Ray did not start: {e} (on a busy machine: ray start --head, then --address auto)"
                     ) from e
     try:
-        gpus, there = options.get("gpus", 0), ray.cluster_resources().get("GPU", 0)
+        gpus, there = options.get("gpus") or 0, ray.cluster_resources().get("GPU", 0)
         if gpus > there:
             raise Lab4Error(f"gpus = {gpus}: the Ray cluster has {there:g}; a point would wait for ever")
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_one)
