@@ -23,6 +23,7 @@ from lab4_core.paths import replacing
 
 INK, PAPER, LINE = (40, 40, 40), (255, 255, 255), (190, 190, 190)
 GUTTER, TEXT_HEIGHT, FONT_SIZE = 6, 18, 13  # pixels of the finished picture
+CONTROLS = 48  # pixels of white under an embedded MP4, which a browser covers with its controls
 SHOWN_FRAMES = 160  # a longer clip is thinned to about this many frames when it is embedded in a page
 
 
@@ -279,17 +280,17 @@ class Video:
         fps = max(self.fps / every, min(self.fps, 10.0))  # below 10 fps motion falls apart: play faster instead
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"clip.{self.embed}"
-            (save_gif if self.embed == "gif" else save_mp4)(file, self.composed(every), fps)
+            pictures = self.composed(every)
+            if self.embed == "mp4":
+                pictures = np.pad(pictures, [(0, 0), (0, CONTROLS), (0, 0), (0, 0)], constant_values=255)
+            (save_gif if self.embed == "gif" else save_mp4)(file, pictures, fps)
             content = file.read_bytes()
         caption = (f"{self.title}. " if self.title else "") + f"{len(self)} frames"
         if every > 1:
             speed = fps * every / self.fps
             caption += f", 1 in {every} shown" + (f", {speed:.2g} times as fast" if speed != 1 else "")
-        names = ", ".join(self.panels)
-        alt = (
-            self.alt
-            or f"{self.title + ': ' if self.title else ''}moving picture of {len(self)} frames, {names} side by side"
-        )
+        name, panels = f"{self.title}: " if self.title else "", ", ".join(self.panels)
+        alt = self.alt or f"{name}moving picture of {len(self)} frames, {panels} side by side"
         return figure_html(content, "image/gif" if self.embed == "gif" else "video/mp4", alt, caption + ".")
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:

@@ -315,8 +315,13 @@ def test_a_browser_draws_the_page(tmp_path: Path):
 def test_links_between_notebooks_stay_text_and_others_stay_links(tmp_path):
     """The page travels alone; a reference on the web may be followed by whoever is online."""
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell("# T\n\n[next](07_x.ipynb) and [paper](https://example.org/a)")]
+        cells=[
+            nbformat.v4.new_markdown_cell(
+                "[◀ 05 V](05_v.ipynb) · **06 T** · [07 X ▶](07_x.ipynb)\n\n# T\n\n[next](07_x.ipynb) and [paper](https://example.org/a)"
+            )
+        ]
     )
     nbformat.write(notebook, tmp_path / "t.ipynb")
     page = export_html(tmp_path / "t.ipynb", tmp_path / "t.html").read_text()
     assert "07_x.ipynb" not in page and "next" in page and 'href="https://example.org/a"' in page
+    assert "◀" not in page and "06 T" not in page

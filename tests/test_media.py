@@ -213,9 +213,11 @@ def test_a_long_clip_is_thinned_in_the_page_and_says_so(tmp_path):
     assert tag["alt"]  # one is made where none is given
 
 
-def test_video_as_mp4_in_the_page():
+def test_video_as_mp4_in_the_page(tmp_path):
     _, tag, kind, content = embedded(Video({"prediction": moving_square(6)}, alt="a", embed="mp4").to_html())
     assert (tag.name, tag["aria-label"], kind, content[4:8]) == ("video", "a", "video/mp4", b"ftyp")
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert (iio.imread(tmp_path / "a.mp4")[:, -48:] > 250).all()  # room for the browser's controls
     with pytest.raises(Lab4Error, match="'webp'"):
         Video({"prediction": moving_square(6)}, embed="webp")
 

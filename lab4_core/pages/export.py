@@ -104,7 +104,9 @@ def notebook_html(notebook: Any, title: str | None = None, show_code: bool = Fal
         exclude_output_prompt=True,
     )
     body, _ = exporter.from_notebook_node(notebook)
-    # links to neighbouring notebooks would lead nowhere from a page on its own: keep their text
+    # links to neighbouring notebooks would lead nowhere from a page on its own: the line of them goes, the text of
+    # others stays
+    body = re.sub(r'<p>(?:(?!</p>).)*<a href="[^":]*\.ipynb">(?:◀|[^<]*▶)(?:(?!</p>).)*</p>', "", body, flags=re.DOTALL)
     body = re.sub(r'<a href="[^":]*\.ipynb">(.*?)</a>', r"\1", body)
     title = title or _first_heading(notebook) or name
     highlighting = HtmlFormatter(style="default").get_style_defs(".highlight")
