@@ -1,7 +1,8 @@
 """I3D, the network whose features FVD is usually computed from (Carreira and Zisserman 2017, arXiv 1705.07750).
 
-Inception-v1 with every filter and pool inflated in time. The tensors are named as in the PyTorch port whose weights
-are in circulation (`rgb_imagenet.pt`, `i3d_pretrained_400.pt`), so that these state dicts load.
+Inception-v1 with every filter and pool inflated in time. The tensors are named as in the PyTorch ports whose weights
+are in circulation (`rgb_imagenet.pt`, `i3d_pretrained_400.pt`), so that these state dicts load. BatchNorm's epsilon is
+the original's 1e-3; code that comes with the second file has 1e-5, which changes a logit by some 0.05 % of the largest.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def plot_psnr_per_frame(
 ) -> Figure:  # fmt: skip
     """PSNR against the number of the predicted frame.
 
-    scores: name -> `Score`, drawn thin with its moving average over `width` frames (fewer where the clip has not twenty
+    scores: name -> `Score`, drawn thin with its moving average over `width` frames (fewer where the clip has not eight
     times as many); or name -> list of `Score`s of several seeds, drawn as their mean with its 95 % band, both smoothed.
     clip: which clip, by default the mean over all. The baselines of the first score are grey, drawn in the same way.
     Triangles mark the `n_dips` deepest dips of the curve `dips_of`, by default the first. n_past: how many frames are
@@ -84,7 +84,7 @@ def plot_psnr_per_frame(
     if not groups:
         return message("nothing to draw yet: no run has been scored")
     marked, (first, *_) = next(iter(groups.items()))
-    marked, width = dips_of or marked, min(width, first.psnr.shape[1] // 20 | 1)
+    marked, width = dips_of or marked, min(width, first.psnr.shape[1] // 8 | 1)
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     ax = figure.subplots()
     for key, (name, dash) in BASELINES.items():
