@@ -19,7 +19,8 @@ def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2, reach
     """Effects of `claims.judge` with their 95 % intervals, one line each; grey band: differences that count as none.
 
     Comparisons that were not measured have no interval and are left out. The axis ends at `reach` dB, so that one large
-    effect does not make the others and the band invisible: an effect beyond it is an arrow with its value.
+    effect does not make the others and the band invisible: an effect beyond it is an arrow with its value, an interval
+    that reaches beyond it is cut off there.
     """
     rows = [row for row in judged if row["low"] is not None]
     if not rows:
@@ -36,8 +37,8 @@ def plot_effects(judged: Sequence[Mapping[str, Any]], margin: float = 0.2, reach
             ax.plot([], [], marker, label=f"claim: {row['verdict']}", **look)
             said.add(row["verdict"])
         if abs(effect := row["effect"]) > reach:
-            edge, inwards = np.copysign(reach, effect), -np.copysign(8, effect)
-            ax.plot(edge, y, "<" if effect < 0 else ">", clip_on=False, **look)
+            edge, inwards = np.copysign(0.97 * reach, effect), -np.copysign(8, effect)
+            ax.plot(edge, y, "<" if effect < 0 else ">", **look)
             ax.annotate(f"{effect:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})", (edge, y), (inwards, 0), fontsize=8,
                         textcoords="offset points", ha="left" if effect < 0 else "right", va="center")  # fmt: skip
             continue
