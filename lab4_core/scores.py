@@ -90,20 +90,33 @@ class Score:
     def _repr_html_(self) -> str:
         rows = self.means
         shown = {k: v for k, v in MEASURES.items() if k in rows["this model"]}
-        head = "".join(f"<th>{title}</th>" for title, _ in shown.values())
+        number = 'style="text-align:right"'
+        head = "".join(f'<th scope="col" {number}>{title}</th>' for title, _ in shown.values())
         body = "".join(
-            f"<tr><td>{escape(name.replace('_', ' '))}</td>"
-            + "".join(f"<td>{format(row[k], f) if k in row else '–'}</td>" for k, (_, f) in shown.items())
+            f"<tr>{_name(name)}"
+            + "".join(f"<td {number}>{format(row[k], f) if k in row else '–'}</td>" for k, (_, f) in shown.items())
             + "</tr>"
             for name, row in rows.items()
         )
+        protocol = "".join(
+            f'<tr>{_name(key)}<td style="text-align:left">{escape(str(value))}</td></tr>'
+            for key, value in self.protocol.items()
+        )
         n, t = self.psnr.shape
         return (
-            f"<table><caption>mean over {n} clip{'s' * (n > 1)} of {t} predicted frames"
-            f"{'; drift: ' * bool(self.drift)}{self.drift_text}</caption>"
-            f"<tr><th>predictor</th>{head}</tr>{body}</table>"
+            f'<table><thead><tr><th scope="col" style="text-align:left">predictor</th>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table><p>Mean over {n} clip{'s' * (n > 1)} of {t} predicted frames"
+            f"{'; drift: ' * bool(self.drift)}{self.drift_text}.</p>"
+            # open, for nobody can open it on paper
+            + f"<details open><summary>Protocol</summary><table><tbody>{protocol}</tbody></table></details>"
+            * bool(protocol)
         )
 
     def __repr__(self) -> str:
         base = ", ".join(f"{k} {v['psnr'].mean():.2f}" for k, v in self.baselines.items())
         return f"Score({self.mean:.2f} dB PSNR; {base})"
+
+
+def _name(key: str) -> str:
+    """The first cell of a row, which names it."""
+    return f'<th scope="row" style="text-align:left;font-weight:normal">{escape(str(key).replace("_", " "))}</th>'

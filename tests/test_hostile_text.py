@@ -66,7 +66,8 @@ def test_tables(tmp_path, text):
     cell = v4.new_code_cell(outputs=[v4.new_output("display_data", data={"text/markdown": table.to_markdown()})])
     harmless(notebook_html(v4.new_notebook(cells=[cell])))
     numbers = {"psnr": np.full((1, 2), 20.0), "ssim": np.ones((1, 2))}
-    harmless(Score(**numbers, baselines={text: numbers})._repr_html_(), text.replace("_", " "))
+    score = Score(**numbers, baselines={text: numbers}, protocol={text: text})
+    harmless(score._repr_html_(), text.replace("_", " "), text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

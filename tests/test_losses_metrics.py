@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from skimage.metrics import structural_similarity
 
 from lab4_core.losses import Elbo, gaussian_kld, reparameterize
@@ -112,6 +113,20 @@ def test_psnr_of_channels_by_hand():
     assert psnr_per_frame(pred, truth).item() == pytest.approx(10 * math.log10(3 / 0.1101), abs=1e-3)
     x, y = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8)
     assert (psnr_per_frame(x, y, "channel") >= psnr_per_frame(x, y) - 1e-4).all()
+
+
+def test_a_score_in_a_page_names_its_rows_and_columns_and_says_how_it_was_measured():
+    curve, protocol = np.full((2, 3), 20.0), {"scored_frames": "1..3", "z": "N(0, I) x 1"}
+    score = Score(curve, curve, {"repeat_first": {"psnr": curve, "ssim": curve}}, protocol)
+    page = BeautifulSoup(score._repr_html_(), "html.parser")
+    numbers, how = page.find_all("table")
+    assert [th.text for th in numbers.thead.find_all("th", scope="col")] == ["predictor", "PSNR (dB)", "SSIM"]
+    assert [th.text for th in numbers.tbody.find_all("th", scope="row")] == ["this model", "repeat first"]
+    assert numbers.caption is None and page.p.text == "Mean over 2 clips of 3 predicted frames."
+    rows = {tr.find("th", scope="row").text: tr.td.text for tr in how.find_all("tr")}
+    assert rows == {"scored frames": "1..3", "z": "N(0, I) x 1"}
+    assert how.parent.name == "details" and how.parent.has_attr("open"), "on paper nobody can open it"
+    assert "details" not in Score(curve, curve, {})._repr_html_()
 
 
 def test_drift_is_a_slope_and_a_brightness():

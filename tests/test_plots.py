@@ -242,7 +242,9 @@ def test_results_table_has_a_row_a_run_and_says_why_one_failed():
     ]
     table = results_table(runs)
     soup = BeautifulSoup(table._repr_mimebundle_()["text/html"], "html.parser")
-    rows = [[td.text for td in tr.find_all("td")] for tr in soup.tbody.find_all("tr")]
+    rows = [[cell.text for cell in tr.find_all(["th", "td"])] for tr in soup.tbody.find_all("tr")]
+    assert [th.text for th in soup.find_all("th", scope="row")] == ["good", "<b>bad</b>", "young"]
+    assert "text-align:left" in soup.caption["style"] and soup.caption.text == table.caption
     assert rows[0] == [
         "good",
         "cyclical, 10 cycles, beta 0 to 1",

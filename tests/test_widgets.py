@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +160,7 @@ def test_the_slider_changes_the_picture_and_the_speed_leaves_frames_out():
     player = widgets.rollout_player(pred, truth)
     (slider,), (image,) = parts(player.widget, ipywidgets.IntSlider), parts(player.widget, ipywidgets.Image)
     (play,), (speed,) = parts(player.widget, ipywidgets.Play), parts(player.widget, ipywidgets.ToggleButtons)
+    assert play.layout.display == "none", "its buttons have no names"
     assert image.value == player.look(0)
     slider.value = 6
     assert image.value == player.look(6)
@@ -167,7 +169,7 @@ def test_the_slider_changes_the_picture_and_the_speed_leaves_frames_out():
         speed.value = name
         per_second[name] = play.step * 1000 / play.interval
         assert play.interval >= 80, "no more pictures than the kernel can send"
-    assert per_second == pytest.approx({"¼": 5, "½": 10, "1": 20, "2": 40, "4": 80}, rel=0.26)
+    assert per_second == pytest.approx({"¼×": 5, "½×": 10, "1×": 20, "2×": 40, "4×": 80}, rel=0.26)
     assert player.widget is player.widget
 
 
@@ -193,7 +195,7 @@ def test_knobs_draw_at_their_values():
         labels={"power": "how much"},
     )
     assert knobs.still() == b"2 b ('x',) False"
-    power, kind, names, loud, image = knobs.widget.children
+    power, kind, names, loud, image, _ = knobs.widget.children
     assert power.description == "how much" and isinstance(power, ipywidgets.IntSlider)
     power.value, kind.value, names.value, loud.value = 4, "a", ("x", "y"), True
     assert image.value == b"4 a ('x', 'y') True" and drawn[-1] == (4, "a", ("x", "y"), True)
@@ -206,7 +208,7 @@ def test_a_figure_is_as_good_as_bytes_and_a_logarithmic_slider_counts_in_factors
         return figure
 
     knobs = widgets.Knobs(look, {"width": widgets.Slider(1.0, 0.1, 10, 0.1, log=True)}, alt="a line")
-    slider, image = knobs.widget.children
+    slider, image, _ = knobs.widget.children
     assert (slider.min, slider.max, slider.value) == (-1, 1, 1.0)
     assert pixels(image.value).shape[2] == 3
 
@@ -251,6 +253,17 @@ def test_where_someone_watches_the_widget_brings_its_twin_along(tmp_path: Path, 
         bundle = shown._repr_mimebundle_()
         assert set(bundle) == {"text/html", "image/png", "text/plain", VIEW}
         assert bundle[VIEW]["model_id"] == shown.widget.model_id
+
+
+def test_the_widget_has_the_words_of_its_twin_as_words(tmp_path: Path):
+    knob = {"a": widgets.Switch(True)}
+    hostile = widgets.Knobs(lambda a: Figure(figsize=(1, 1)), knob, alt="<b>alt</b>", caption="<img src=x>")
+    for shown in [*everything(tmp_path / "run"), hostile]:
+        said = "".join(part.value for part in parts(shown.widget, ipywidgets.HTML))
+        caption = watcher.status(shown.folder) if isinstance(shown, widgets.Watcher) else shown.caption
+        assert shown.alt and escape(shown.alt) in said and escape(caption) in said
+        assert "<b>" not in said and "<img" not in said
+        assert all(image.tooltip is None for image in parts(shown.widget, ipywidgets.Image)), "it would not be shown"
 
 
 def test_who_sends_the_cell_says_whether_someone_watches(monkeypatch):
@@ -371,7 +384,7 @@ def test_runs_can_be_laid_over_one_another(tmp_path: Path):
     assert series(runs[1], "PSNR per frame")[1].tolist() == [26.0] * 9
     comparison = widgets.compare(runs)
     first = comparison.still()
-    chosen, quantity, _, smoothing, image = comparison.widget.children
+    chosen, quantity, _, smoothing, image, _ = comparison.widget.children
     assert image.value == first
     one = chosen.options[:1]
     for control, value in ((quantity, "KL"), (smoothing, 5), (chosen, one), (quantity, "PSNR per frame")):

@@ -33,9 +33,12 @@ class Table:
         aligned = {c: "right" if number else "left" for c, number in self.columns.items()}
         head = "".join(f'<th scope="col" style="text-align:{a}">{html.escape(c)}</th>' for c, a in aligned.items())
         body = "".join(
-            "<tr>" + "".join(cell(row.get(c), f) for c, f in self.columns.items()) + "</tr>" for row in self.rows
+            "<tr>" + "".join(cell(row.get(c), f, i == 0) for i, (c, f) in enumerate(self.columns.items())) + "</tr>"
+            for row in self.rows
         )
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        # as wide as it needs to be: a caption of width 0 neither widens its table nor is squeezed to its width
+        words = f'<div style="width:max-content;max-width:clamp(18rem,50vw,44rem)">{html.escape(self.caption)}</div>'
+        caption = f'<caption style="text-align:left;width:0">{words}</caption>' if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_markdown(self) -> str:
@@ -57,12 +60,14 @@ def markdown(words: str) -> str:
     return html.escape(words, quote=False).replace("|", r"\|").replace("\n", " ").replace("$", "&#36;")
 
 
-def cell(value: Any, number: str) -> str:
-    words = html.escape(text(value, number))
+def cell(value: Any, number: str, first: bool = False) -> str:
+    """first: it names its row."""
+    begin, end = ('th scope="row"', "th") if first else ("td", "td")
+    words, look = html.escape(text(value, number)), "font-weight:normal;" * first
     if not isinstance(value, str):
-        return f'<td style="text-align:right">{words}</td>'
+        return f'<{begin} style="{look}text-align:right">{words}</{end}>'
     words = words.replace("/", "/<wbr>").replace("_", "_<wbr>")  # a path may break across lines, a word may not
-    return f'<td style="text-align:left;overflow-wrap:break-word">{words}</td>'
+    return f'<{begin} style="{look}text-align:left;overflow-wrap:break-word">{words}</{end}>'
 
 
 def annealing_words(config: Any) -> str:

@@ -11,7 +11,7 @@ import ipywidgets as w
 from matplotlib.figure import Figure
 
 from lab4_core.errors import Lab4Error
-from lab4_core.widgets.live import Live, png, stacked
+from lab4_core.widgets.live import Live, png, stacked, words
 
 LOOK = {"style": {"description_width": "9em"}, "layout": {"width": "30em"}}
 
@@ -120,4 +120,4 @@ class Knobs(Live):
 
         for control in controls.values():
             control.observe(draw, "value")
-        return stacked(*controls.values(), picture)
+        return stacked(*controls.values(), picture, w.HTML(words(self.alt, self.caption)))

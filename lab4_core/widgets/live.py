@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import IPython
@@ -34,6 +35,16 @@ def stacked(*parts: w.Widget) -> w.Widget:
     return w.VBox(parts, layout={"align_items": "flex-start", "max_width": "100%"})
 
 
+def words(alt: str, caption: str = "") -> str:
+    """What stands under a picture that moves, as HTML: its caption, and for a screen reader alone what it shows. An
+    `Image` has no alt text, and one with a tooltip is not displayed at all."""
+    unseen = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)"
+    return (
+        f'<div style="line-height:1.4;max-width:44rem"><span style="{unseen}">Picture: {escape(alt)}. </span>'
+        f"{escape(caption)}</div>"
+    )
+
+
 class Live:
     """A widget with a static twin. Subclasses define `still`, `build`, `alt` and `caption`."""
 
@@ -45,7 +56,7 @@ class Live:
         raise NotImplementedError
 
     def build(self) -> w.Widget:
-        """The controls and the picture they change."""
+        """The controls and the picture they change, with its `words`."""
         raise NotImplementedError
 
     @cached_property

@@ -27,10 +27,10 @@ from lab4_core.media import (
 )
 from lab4_core.metrics import psnr_per_frame
 from lab4_core.plots.style import COLOURS, GREY, plain, styled
-from lab4_core.widgets.live import Live, stacked
+from lab4_core.widgets.live import Live, stacked, words
 
 SHORTEST = 80  # milliseconds between two pictures; higher speeds skip frames, so that the kernel keeps up
-SPEEDS = {"¼": 0.25, "½": 0.5, "1": 1.0, "2": 2.0, "4": 4.0}
+SPEEDS = {"¼×": 0.25, "½×": 0.5, "1×": 1.0, "2×": 2.0, "4×": 4.0}
 CURSOR = (213, 94, 0)
 WIDTH, CURVE_HEIGHT = 840, 170  # pixels: largest width of all panels together, height of the curve
 DPI = 80  # 64 + 16: a whole number divided by it and multiplied by it again is itself, so that no pixel is lost
@@ -123,21 +123,30 @@ class Player(Live):
     def build(self) -> w.Widget:
         last, normal = len(self) - 1, 1000 / self.fps
         picture = w.Image(value=self.look(0), format="png")
-        play = w.Play(value=0, min=0, max=last, interval=max(SHORTEST, round(normal)), show_repeat=True)
-        slider = w.IntSlider(value=0, min=0, max=last, description="frame", layout={"width": "32em"})
-        narrow = {"style": {"button_width": "3em", "description_width": "4em"}, "layout": {"width": "max-content"}}
-        speed = w.ToggleButtons(options=list(SPEEDS), value="1", description="speed", **narrow)
+        play = w.Play(value=0, min=0, max=last, interval=max(SHORTEST, round(normal)))
+        play.layout.display = "none"  # its own buttons are icons without a name; these two are heard and read
+        playing = w.ToggleButton(description="play", tooltip="play or pause", layout={"width": "6em"})
+        again = w.ToggleButton(description="repeat", tooltip="begin again at the end", layout={"width": "6em"})
+        slider = w.IntSlider(value=0, min=0, max=last, description="frame", layout={"flex": "0 1 32em"})
+        about = [f"{name} the speed of the clip" for name in SPEEDS]
+        speed = w.ToggleButtons(options=list(SPEEDS), value="1×", tooltips=about, style={"button_width": "4em"})
 
         def set_speed(_change: Any = None) -> None:
             wanted = normal / SPEEDS[speed.value]
             play.interval = max(SHORTEST, round(wanted))
             play.step = max(1, round(play.interval / wanted))
 
+        def set_name(change: Any) -> None:
+            playing.description = "pause" if change.new else "play"
+
         set_speed()
         speed.observe(set_speed, "value")
         slider.observe(lambda change: setattr(picture, "value", self.look(change.new)), "value")
-        w.jslink((play, "value"), (slider, "value"))
-        return stacked(w.HBox([play, slider]), speed, picture)
+        playing.observe(set_name, "value")
+        for one, other in (((play, "value"), slider), ((play, "playing"), playing), ((play, "repeat"), again)):
+            w.jslink(one, (other, "value"))
+        moved = w.HBox([play, playing, again, slider], layout={"width": "100%"})
+        return stacked(moved, w.HBox([w.Label("speed"), speed]), picture, w.HTML(words(self.alt, self.caption)))
 
 
 @styled

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from lab4_core.errors import Lab4Error
 from lab4_core.plots.style import BASELINES, COLOURS, GREY, message
 from lab4_core.plots.training import column, draw, scale_y
 from lab4_core.runlog import Run
-from lab4_core.widgets.live import Live, png, someone_watches, stacked
+from lab4_core.widgets.live import Live, png, someone_watches, stacked, words
 
 EVERY = 2.0  # seconds between two looks at the files; the picture is only redrawn when they have changed
 QUIET = 120.0  # seconds without a new line after which an unfinished run is reported as silent
@@ -137,12 +136,15 @@ class Watcher(Live):
     # ---------------------------------------------------------------------------------------------------- following
 
     def build(self) -> w.Widget:
-        self._line = w.HTML(escape(status(self.folder)))
+        self._line = w.HTML(self._words())
         self._image = w.Image(value=picture(self.folder), format="png")
         button = w.Button(description="stop watching", tooltip="the training continues")
         button.on_click(lambda _: self.stop(wait=False))
         self.follow()
         return stacked(self._line, self._image, button)
+
+    def _words(self) -> str:
+        return words(self.alt, status(self.folder))
 
     def follow(self) -> None:
         """Start to poll the files in a thread; it ends with the run, on `stop`, or when another watcher takes its
@@ -160,12 +162,12 @@ class Watcher(Live):
         while not self._over.is_set():
             finished, now = self._finished(), self._stamp()
             try:
-                self._line.value = escape(status(self.folder))
+                self._line.value = self._words()
                 if now != seen:
                     seen, self._image.value = now, picture(self.folder)
             except Exception as e:  # what cannot be drawn now may be in a moment
                 with suppress(Exception):
-                    self._line.value = escape(f"{self.folder.name}: {type(e).__name__}: {e}")
+                    self._line.value = words(self.alt, f"{self.folder.name}: {type(e).__name__}: {e}")
             if finished:
                 return
             self._over.wait(self.every)
@@ -205,7 +207,7 @@ class Watcher(Live):
     def __exit__(self, *exc: object) -> None:
         if someone_watches():
             self.stop()
-            self._line.value, self._image.value = escape(status(self.folder)), picture(self.folder)
+            self._line.value, self._image.value = self._words(), picture(self.folder)
             self._shown.update(self)  # with the twin of the finished run, so that an exported notebook has it
         else:
             display(self)
