@@ -93,7 +93,7 @@ class Score:
         number = 'style="text-align:right"'
         head = "".join(f'<th scope="col" {number}>{title}</th>' for title, _ in shown.values())
         body = "".join(
-            f"<tr>{_name(name)}"
+            f"<tr>{_name(name.replace('_', ' '))}"
             + "".join(f"<td {number}>{format(row[k], f) if k in row else '–'}</td>" for k, (_, f) in shown.items())
             + "</tr>"
             for name, row in rows.items()
@@ -117,6 +117,6 @@ class Score:
         return f"Score({self.mean:.2f} dB PSNR; {base})"
 
 
-def _name(key: str) -> str:
+def _name(words: str) -> str:
     """The first cell of a row, which names it."""
-    return f'<th scope="row" style="text-align:left;font-weight:normal">{escape(str(key).replace("_", " "))}</th>'
+    return f'<th scope="row" style="text-align:left;font-weight:normal">{escape(words)}</th>'

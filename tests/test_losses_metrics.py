@@ -124,7 +124,7 @@ def test_a_score_in_a_page_names_its_rows_and_columns_and_says_how_it_was_measur
     assert [th.text for th in numbers.tbody.find_all("th", scope="row")] == ["this model", "repeat first"]
     assert numbers.caption is None and page.p.text == "Mean over 2 clips of 3 predicted frames."
     rows = {tr.find("th", scope="row").text: tr.td.text for tr in how.find_all("tr")}
-    assert rows == {"scored frames": "1..3", "z": "N(0, I) x 1"}
+    assert rows == {"scored_frames": "1..3", "z": "N(0, I) x 1"}
     assert how.parent.name == "details" and how.parent.has_attr("open"), "on paper nobody can open it"
     assert "details" not in Score(curve, curve, {})._repr_html_()
 
