@@ -28,7 +28,8 @@ test: $(READY) $(SMOKE) ## all tests and all notebooks (notebooks first: they ta
 		--durations 20 $(SMOKE) tests
 
 lab: $(READY) ## JupyterLab on the first notebook
-	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	@# threads that wait do not spin: two notebooks at once would spend most of their time on that
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 soak: $(READY) ## an hour of training in a loop: memory and open files must not grow (MINUTES=60)
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
