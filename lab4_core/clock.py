@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,38 +13,41 @@ MINUTES_RESOLUTION = 10_000  # steps that the schedules see in a run measured in
 
 
 @dataclass(frozen=True)
-class Position:
-    """Schedules are called with (epoch, epochs) or (step, steps); the batch is number `index` of pass `pass_index`
-    over `windows`."""
+class Moment:
+    """Schedules are called with (epoch, epochs) or (step, steps)."""
 
     epoch: int
     epochs: int
     step: int
     steps: int
-    windows: Windows | None
-    pass_index: int
-    index: int
 
     def of(self, schedule) -> float:
-        """The value of a schedule at this position, which is counted in the schedule's own unit."""
+        """The value of a schedule at this moment, which is counted in the schedule's own unit."""
         if schedule.unit == "epoch":
             return schedule(self.epoch, self.epochs)
         return schedule(self.step, self.steps)
 
 
-def positions(cfg: Config, ends: Sequence[tuple[int, int]], most: int = 2000) -> list[tuple[float, Position]]:
-    """Where a run stood at its optimizer steps, or at `most` of them: (epochs done, as a fraction; position), without
-    a batch. ends: (0, 0), and what its log knows: (steps, epochs) done at the end of each epoch."""
-    steps, epochs = np.array(ends, float).T
+@dataclass(frozen=True)
+class Position(Moment):
+    """A moment and its batch, which is number `index` of pass `pass_index` over `windows`."""
+
+    windows: Windows
+    pass_index: int
+    index: int
+
+
+def moments(cfg: Config, ends: np.ndarray, most: int = 2000) -> list[tuple[float, Moment]]:
+    """Where a run stood at its optimizer steps, or at `most` of them, each with the epochs done, as a fraction.
+    ends: (0, 0), and what its log knows: (steps, epochs) done at the end of each epoch."""
+    steps, epochs = ends.T
     done, of_an_epoch = int(steps[-1]), (steps[-1] - steps[-2]) / (epochs[-1] - epochs[-2])
-    total = (
-        cfg.steps or MINUTES_RESOLUTION if cfg.steps or cfg.minutes else done + (cfg.epochs - epochs[-1]) * of_an_epoch
-    )
+    total = MINUTES_RESOLUTION if cfg.minutes else cfg.steps or done + (cfg.epochs - epochs[-1]) * of_an_epoch
     found = []
     for step in np.unique(np.linspace(0, done, max(1, min(done, most)), endpoint=False).astype(int)):
         x = np.interp(step, steps, epochs)
         at = x / cfg.epochs * MINUTES_RESOLUTION if cfg.minutes else step
-        found.append((float(x), Position(int(x), cfg.epochs, int(at), int(total), None, 0, 0)))
+        found.append((float(x), Moment(int(x), cfg.epochs, int(at), int(total))))
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab4_core.clock import positions
+from lab4_core.clock import moments
 from lab4_core.plots.style import BASELINES, GREY, as_runs, labels, legend_below, line_look, message, plain, styled
 
 
@@ -45,27 +45,30 @@ def scale_y(ax: Axes) -> None:
         ax.set_yscale("symlog", linthresh=float(positive.min()))
 
 
-def epochs_done(records: Sequence[Mapping[str, Any]], epoch_records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def epoch_ends(records: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """(steps, epochs) done at the start of a run and at the end of each epoch, by the epochs' records."""
+    return np.array([[0, 0], *([r["step"], r["epoch"] + 1] for r in records)], float)
+
+
+def epochs_done(records: Sequence[Mapping[str, Any]], ends: np.ndarray) -> np.ndarray:
     """Where each record lies on the axis of epochs: 1.5 is half-way through the second one; NaN after the last."""
-    ends = np.array([[0, 0], *([r["step"], r["epoch"] + 1] for r in epoch_records)], float)
     steps = column(records, "step")
     inside = steps <= ends[-1, 0]
     return np.where(inside, np.interp(steps, *ends.T), np.nan)
 
 
-def scheduled(run: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def scheduled(cfg: Any, ends: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Epochs done, and beta, teacher forcing and learning rate from there on, at every optimizer step so far (or at
-    2,000 of them): what the run's schedules say, because its log holds means, which would round off a restart. In the
+    2,000 of them): what a run's schedules say, because its log holds means, which would round off a restart. In the
     early epochs of a run that begins with a part of its data, a schedule that counts steps is drawn as if all were like
     them."""
-    cfg, ends = run.config, [(0, 0), *((r["step"], r["epoch"] + 1) for r in run.metrics("epoch"))]
-    at = positions(cfg, ends)
+    at = moments(cfg, ends)
     values = {
-        "beta": [cfg.beta * p.of(cfg.annealing) for _, p in at],
-        "tfr": [cfg.teacher_forcing.ratio_at(p.epoch, p.epochs) for _, p in at],
-        "lr": [cfg.optimizer.lr * p.of(cfg.lr_schedule) for _, p in at],
+        "beta": [cfg.beta * m.of(cfg.annealing) for _, m in at],
+        "tfr": [cfg.teacher_forcing.ratio_at(m.epoch, m.epochs) for _, m in at],
+        "lr": [cfg.optimizer.lr * m.of(cfg.lr_schedule) for _, m in at],
     }
-    return np.array([*(x for x, _ in at), ends[-1][1]]), {name: np.array([*v, v[-1]]) for name, v in values.items()}
+    return np.array([*(x for x, _ in at), ends[-1, 1]]), {name: np.array([*v, v[-1]]) for name, v in values.items()}
 
 
 TRAINING_PANELS = (  # field, title, unit
@@ -94,8 +97,9 @@ def plot_training(runs: Any) -> Figure:
         epochs, steps = run.metrics("epoch"), run.metrics("step")
         if not epochs:
             continue
-        x_epoch, x_step = column(epochs, "epoch") + 1, epochs_done(steps, epochs)
-        x_scheduled, values = scheduled(run)
+        ends = epoch_ends(epochs)
+        x_epoch, x_step = ends[1:, 1], epochs_done(steps, ends)
+        x_scheduled, values = scheduled(run.config, ends)
         for ax, (field, *_) in zip(axes.flat, TRAINING_PANELS):
             if field in values:  # runs often share these: earlier ones are wider, so that they show behind later ones
                 width = 1.6 + min(5, len(runs) - 1 - i)

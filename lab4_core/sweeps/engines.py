@@ -25,7 +25,7 @@ Job = tuple[dict[str, Any], Path, Path, int, float]
 def _local(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterator[Path]:
     """Processes on this machine. With `gpus`, each slot has that many to itself."""
     waiting, live = list(jobs), {}
-    each, devices = options.get("gpus") or 0, local_gpus() if options.get("gpus") else []
+    each, devices = options["gpus"], local_gpus() if options["gpus"] else []
     free = [",".join(devices[i * each : (i + 1) * each]) for i in range(slots)]
     try:
         while waiting or live:
@@ -71,7 +71,7 @@ def _ray(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Iterato
                         f"Ray did not start: {e} (on a busy machine: ray start --head, then --address auto)"
                     ) from e
     try:
-        gpus, there = options.get("gpus") or 0, ray.cluster_resources().get("GPU", 0)
+        gpus, there = options["gpus"], ray.cluster_resources().get("GPU", 0)
         if gpus > there:
             raise Lab4Error(f"gpus = {gpus}: the Ray cluster has {there:g}; a point would wait for ever")
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_one)
@@ -98,7 +98,7 @@ def _slurm(jobs: Sequence[Job], slots: int, options: Mapping[str, Any]) -> Itera
     submitit = _extra("submitit")
     executor = submitit.AutoExecutor(folder=options["out"] / "slurm", cluster=options.get("cluster"))
     executor.update_parameters(name="lab4", timeout_min=math.ceil(options["minutes"]) + 5, cpus_per_task=jobs[0][3])
-    asked = {"slurm_partition": options.get("partition"), "gpus_per_node": options.get("gpus")}
+    asked = {"slurm_partition": options.get("partition"), "gpus_per_node": options["gpus"]}
     executor.update_parameters(**{k: v for k, v in asked.items() if v})
     waiting, live = list(jobs), {}
     try:

@@ -142,13 +142,14 @@ def run_sweep(
     if not points:
         raise Lab4Error("the sweep has no points: expected at least one, as in --set annealing=cyclical,monotonic")
     out, cores = Path(out).expanduser().resolve(), _cores()
-    slots = _slots(slots, cores, (options or {}).get("gpus") or 0, engine)
-    minutes = (options or {}).get("timeout_min") or (240 if engine == "slurm" else 24 * 60)
+    asked = {"gpus": 0} | {k: v for k, v in (options or {}).items() if v is not None}
+    slots = _slots(slots, cores, asked["gpus"], engine)
+    minutes = asked.get("timeout_min") or (240 if engine == "slurm" else 24 * 60)
     if minutes < 0:
         raise Lab4Error(f"timeout_min = {minutes}: expected minutes, more than 0")
     params = [notebook_parameters(point, common or {}) for point in points]
     folders = [out / "points" / fingerprint(p) for p in params]
-    options = {**(options or {}), "minutes": minutes, "out": out}
+    asked |= {"minutes": minutes, "out": out}
     with owning(out):
         write_text(out / "sweep.json", json.dumps({"points": list(points), "common": dict(common or {})}, indent=1))
         measured = {folder: found for p, folder in zip(params, folders) if (found := _measured(folder, p))}
@@ -167,7 +168,7 @@ def run_sweep(
         names = dict(zip(folders, _names(points)))
         write_table(table(points, folders), out)  # what was measured before can be read while the rest runs
         begin = time.time()
-        jobs = ENGINES[engine](list(todo.values()), slots, options) if todo else ()
+        jobs = ENGINES[engine](list(todo.values()), slots, asked) if todo else ()
         with watching({folder: names[folder] for folder in todo}, say):
             for ended, folder in enumerate(jobs, start=1):
                 left = _duration((time.time() - begin) / ended * (len(todo) - ended))
